@@ -1,0 +1,1 @@
+"""The CUDA kernel set. Its kernels come with a later version; until then `lvm.kernels.load("cuda")` raises."""

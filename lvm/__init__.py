@@ -1,0 +1,64 @@
+"""Latent-variable models without a deep-learning framework.
+
+Importing costs a millisecond: NumPy, SciPy and Numba load when the first name that needs them is used.
+
+>>> import lvm
+>>> X = lvm.datasets.load_faithful()
+>>> model = lvm.GaussianMixture(n_components=2, random_state=0).fit(X)
+>>> model.means_.shape
+(2, 2)
+"""
+
+import importlib as _importlib
+import os as _os
+from typing import TYPE_CHECKING as _TYPE_CHECKING
+
+__version__ = "0.1.0"
+
+_root = _os.path.dirname(__path__[0])
+if not _os.path.isdir(_os.path.join(__path__[0], "kernels")) and _os.path.isfile(
+    _os.path.join(_root, "kernels", "_lvm_kernels_here")
+):
+    __path__.append(_root)  # a checkout keeps lvm.kernels in ../kernels; an installed copy has it inside
+
+# public name -> the module that defines it
+_where = {
+    "GaussianMixture": "mixture",
+    "ConvergenceWarning": "estimator",
+    "NotFittedError": "estimator",
+    "NumericalError": "estimator",
+    "get_num_threads": "kernels.pool",
+    "set_num_threads": "kernels.pool",
+    "load": "modelfile",
+    "show_versions": "__main__",
+}
+_modules = ("datasets", "kernels", "plotting")
+__all__ = ["__version__", *_where, *_modules]
+
+
+def __getattr__(name: str):
+    if name in _where:
+        value = getattr(_importlib.import_module(f"{__name__}.{_where[name]}"), name)
+        globals()[name] = value
+        return value
+    if name in _modules:
+        return _importlib.import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__():
+    return sorted({*globals(), *__all__})
+
+
+if _TYPE_CHECKING:  # what a type checker and an editor read in place of the lazy names
+    from . import datasets as datasets
+    from . import kernels as kernels
+    from . import plotting as plotting
+    from .__main__ import show_versions as show_versions
+    from .estimator import ConvergenceWarning as ConvergenceWarning
+    from .estimator import NotFittedError as NotFittedError
+    from .estimator import NumericalError as NumericalError
+    from .kernels.pool import get_num_threads as get_num_threads
+    from .kernels.pool import set_num_threads as set_num_threads
+    from .mixture import GaussianMixture as GaussianMixture
+    from .modelfile import load as load
