@@ -1,0 +1,317 @@
+"""The command line: `python -m lvm demo` fits every model to small data, `python -m lvm info` says what runs here."""
+
+import argparse
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+
+# ---------------------------------------------------------------------------------------------------------------- demo
+
+
+def _mixture(n_components: int, covariance_type: str, **options):
+    def fit(X):
+        import lvm
+
+        exact = {"reg_covar": 0, "tol": 1e-12, "max_iter": 5000, "n_init": 10, "random_state": 0}
+        return lvm.GaussianMixture(n_components, covariance_type=covariance_type, **(exact | options)).fit(X)
+
+    return fit
+
+
+def _ellipses(i: int, j: int, xlabel: str, ylabel: str):
+    """Two panels: the mixture in columns i and j of the data, and the bound after each iteration."""
+
+    def draw(figure, model, X):
+        from . import plotting
+
+        left, right = figure.subplots(1, 2)
+        plotting.plot_mixture(model, X, columns=(i, j), ax=left)
+        left.set(xlabel=xlabel, ylabel=ylabel)
+        plotting.plot_bound(model, ax=right)
+
+    return draw
+
+
+def _images(figure, model, X):
+    from . import plotting
+
+    plotting.plot_images(model.means_, titles=[f"{w:.1%}" for w in model.weights_], ax=figure.subplots())
+
+
+_faithful = _ellipses(0, 1, "eruption, minutes", "wait for the next, minutes")
+_petals = _ellipses(2, 3, "petal length, cm", "petal width, cm")
+
+# name, data (lvm.datasets.load_*), fit(X) -> model, draw(figure, model, X), and the score to reach (or None): the best
+# known total log-likelihood over the number of rows
+DEMO = [
+    ("GaussianMixture 2 full", "faithful", _mixture(2, "full"), _faithful, -1130.26396018 / 272),
+    ("GaussianMixture 3 tied", "faithful", _mixture(3, "tied"), _faithful, -1126.31592782 / 272),
+    ("GaussianMixture 2 full", "iris", _mixture(2, "full"), _petals, -214.35470437 / 150),
+    ("GaussianMixture 3 full", "iris", _mixture(3, "full"), _petals, -180.18547713 / 150),
+    ("GaussianMixture 10 tied", "digits", _mixture(10, "tied", reg_covar=1e-2, tol=1e-4, n_init=1), _images, None),
+]
+NEAR = 1e-8  # a score this near to its reference meets it; the references are given to about 1e-10 a row
+
+
+def demo(out: str = "lvm-demo", rows: "list | None" = None) -> int:
+    """Fit `rows` (by default DEMO), print one table and write the pictures into the folder `out`.
+
+    Returns how many references were missed. Raises OSError where `out` cannot be written.
+    """
+    from tqdm import tqdm
+
+    from . import datasets
+
+    try:
+        from matplotlib.figure import Figure  # not pyplot: no global state, no window
+
+        pictures = True
+        os.makedirs(out, exist_ok=True)
+    except ImportError:
+        pictures = False
+
+    table = [("model", "data", "N x D", "seconds", "score", "reference", "met")]
+    missed = 0
+    for name, data, fit, draw, reference in tqdm(DEMO if rows is None else rows, "lvm demo", unit="model", leave=False):
+        X = getattr(datasets, f"load_{data}")()
+        start = time.perf_counter()
+        model = fit(X)
+        seconds, score = time.perf_counter() - start, model.score(X)
+        met = "" if reference is None else "yes" if abs(score - reference) <= NEAR else "no"
+        missed += met == "no"
+        known = "" if reference is None else f"{reference:.8f}"
+        table.append((name, data, " x ".join(map(str, X.shape)), f"{seconds:.2f}", f"{score:.8f}", known, met))
+        if pictures:
+            figure = Figure(figsize=(9, 4), layout="constrained")
+            draw(figure, model, X)
+            figure.suptitle(f"{name}, {data}")
+            figure.savefig(os.path.join(out, f"{name} {data}.png".replace(" ", "-").lower()), dpi=120)
+
+    widths = [max(map(len, column)) for column in zip(*table)]
+    for line in table:
+        cells = [f"{cell:>{w}}" if 2 <= i <= 5 else f"{cell:<{w}}" for i, (cell, w) in enumerate(zip(line, widths))]
+        print("  ".join(cells).rstrip())
+    print("\nscore: mean log-likelihood, nats per row; reference: the best known, met within 1e-8.")
+    print("seconds: the fit alone; the first of a kind also compiles its kernels, or loads them from the cache.")
+    if pictures:
+        print(f"Pictures: {os.path.join(out, '')}")
+    else:
+        print('No pictures, for want of matplotlib: pip install "lvm[plot]"')
+    if missed:
+        print(f"{missed} of the references missed. Please report it, with what `python -m lvm info` prints.")
+    return missed
+
+
+# ---------------------------------------------------------------------------------------------------------------- info
+
+
+def _package(name: str) -> str:
+    """The version of an installed package; one that lvm cannot do without is imported, to see that it can be."""
+    from importlib import import_module, metadata, util
+
+    if util.find_spec(name) is None:
+        return "not installed" + ('; pictures need it: pip install "lvm[plot]"' if name == "matplotlib" else "")
+    if name != "matplotlib":
+        import_module(name)
+    return metadata.version(name)
+
+
+def _cpu():
+    name = platform.processor()
+    if os.path.exists("/proc/cpuinfo"):
+        with open("/proc/cpuinfo") as f:
+            name = next((line.split(":", 1)[1].strip() for line in f if line.startswith("model name")), name)
+    elif sys.platform == "darwin":
+        name = _output("sysctl", "-n", "machdep.cpu.brand_string")
+    from llvmlite import binding  # type: ignore[import-untyped]
+
+    return f"{name or platform.machine()}; kernels are compiled for {binding.get_host_cpu_name()}"
+
+
+def _threads():
+    from .kernels import pool
+
+    n = pool.get_num_threads()
+    names = ("LVM_NUM_THREADS", "NUMBA_NUM_THREADS", "OMP_NUM_THREADS")  # in this order, as in pool.get_num_threads
+    decided = (v for v in names if os.environ.get(v, "").split(",")[0].strip() == str(n))
+    why = "set_num_threads" if pool._chosen is not None else next(decided, "the cores this process may use")
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"{n}, from {why}; {usable} of {os.cpu_count()} cores usable"
+
+
+def _blas():
+    """One text a BLAS library: OpenBLAS is asked itself, of others there is only what NumPy was built with."""
+    import numpy as np
+    import scipy.linalg  # noqa: F401  (so that SciPy's own copy is loaded)
+
+    found = list(filter(None, map(_openblas, _blas_files())))
+    if not found:
+        built = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
+        found = [f"{built.get('name')} {built.get('version')} (what NumPy was built with)"]
+    return "\n".join(found)
+
+
+def _blas_files() -> list:
+    """The OpenBLAS libraries of this process (Linux), or those shipped with NumPy and SciPy."""
+    if os.path.exists("/proc/self/maps"):
+        with open("/proc/self/maps") as f:
+            mapped = {line.split(maxsplit=5)[5].strip() for line in f if "/" in line}
+        return sorted(path for path in mapped if "openblas" in os.path.basename(path).lower())
+    import glob
+
+    import numpy as np
+    import scipy
+
+    folders = [f"{m.__path__[0]}{tail}" for m in (np, scipy) for tail in (".libs", "/.dylibs")]
+    return sorted(path for folder in folders for path in glob.glob(f"{glob.escape(folder)}/*openblas*"))
+
+
+def _openblas(path: str) -> "str | None":
+    """Version, kernels and threads of the OpenBLAS library at `path`. Builds differ in the names of its functions."""
+    import ctypes
+
+    library = ctypes.CDLL(path)
+    for prefix in ("scipy_openblas_", "openblas_"):
+        for suffix in ("64_", "", "_64"):
+            try:
+                config, core, threads = (
+                    getattr(library, f"{prefix}get_{word}{suffix}") for word in ("config", "corename", "num_threads")
+                )
+            except AttributeError:
+                continue
+            config.restype = core.restype = ctypes.c_char_p
+            version = " ".join(config().decode().split()[:2])
+            return f"{version}, {core().decode()} kernels, threads: {threads()} ({os.path.basename(path)})"
+    return None
+
+
+def _cache():
+    from .kernels import jit
+
+    folder = jit.cache_folder()
+    if not folder:
+        return "none: no folder can be written, so each process compiles anew. Set NUMBA_CACHE_DIR to a writable one"
+    files = [entry for entry in os.scandir(folder) if entry.is_file()] if os.path.isdir(folder) else []
+    size = sum(entry.stat().st_size for entry in files) / 1e6
+    text = f"{folder} ({'' if os.access(folder, os.W_OK) else 'not '}writable, {len(files)} files, {size:.1f} MB)"
+    wanted = os.environ.get("NUMBA_CACHE_DIR")
+    if wanted and not folder.startswith(os.path.abspath(wanted)):
+        text += f"\nNUMBA_CACHE_DIR={wanted} is set but cannot be written"
+    return text
+
+
+def _cuda():
+    from importlib import metadata
+    from shutil import which
+
+    from . import kernels
+
+    try:
+        package = f"numba-cuda {metadata.version('numba-cuda')}"
+    except metadata.PackageNotFoundError:
+        package = "numba-cuda not installed"
+    gpus = _output("nvidia-smi", "-L") if which("nvidia-smi") else "no nvidia-smi, so no NVIDIA driver"
+    usable = "usable" if kernels.available("cuda") else "no CUDA kernels in this version"
+    return f"{usable}; {package}\n{gpus or 'no GPU listed by nvidia-smi'}"
+
+
+def _output(*command: str) -> str:
+    import subprocess
+
+    return subprocess.run(command, capture_output=True, text=True, timeout=10).stdout.strip()
+
+
+# what a set variable does, where that can surprise
+WORDS = {
+    "OPENBLAS_CORETYPE": "overrules OpenBLAS's choice of kernels; an older core's can halve the speed",
+    "OPENBLAS_L2_SIZE": "overrules OpenBLAS's block sizes; wrong ones are slower",
+    "OPENBLAS_NUM_THREADS": "overrules OpenBLAS's number of threads",
+    "MKL_ENABLE_INSTRUCTIONS": "overrules MKL's choice of kernels; an older set can halve the speed",
+    "MKL_CBWR": "overrules MKL's choice of kernels for repeatable bits; may be slower",
+    "MKL_NUM_THREADS": "overrules MKL's number of threads",
+    "NUMBA_DISABLE_JIT": "kernels run as plain Python, hundreds of times slower",
+    "NUMBA_CPU_NAME": "overrules for which processor kernels are compiled",
+    "NUMBA_OPT": "overrules how far kernels are optimised",
+    "NUMBA_BOUNDSCHECK": "kernels check every index, and are slower",
+}
+
+
+def _environment():
+    prefixes = ("LVM_", "NUMBA_", "OMP_", "OPENBLAS_", "GOTO_", "MKL_", "BLIS_", "VECLIB_", "CUDA_VISIBLE_DEVICES")
+    names = sorted(v for v in os.environ if v.startswith(prefixes))
+    lines = (f"{v}={os.environ[v]}" + (f"  <- {WORDS[v]}" if v in WORDS else "") for v in names)
+    return "\n".join(lines) or "nothing set"
+
+
+def _lvm():
+    from . import __file__, __version__
+
+    return f"{__version__} at {os.path.dirname(__file__)}"
+
+
+def _python():
+    return f"{platform.python_version()} {platform.python_implementation()} at {sys.executable}"
+
+
+def show_versions() -> None:
+    """Print what a bug report should have: versions, processor, threads, BLAS, kernel cache, GPUs, environment.
+
+    Never fails: what cannot be found out says so. `python -m lvm info` prints the same.
+
+    >>> import lvm
+    >>> lvm.show_versions()                                 # doctest: +ELLIPSIS
+    lvm            ...
+    """
+    packages = ("numpy", "scipy", "numba", "llvmlite", "safetensors", "tqdm", "matplotlib")
+    items: list[tuple[str, Callable[[], str]]] = [
+        ("lvm", _lvm),
+        ("python", _python),
+        *((name, partial(_package, name)) for name in packages),
+        ("system", platform.platform),
+        ("processor", _cpu),
+        ("threads", _threads),
+        ("BLAS", _blas),
+        ("kernel cache", _cache),
+        ("CUDA", _cuda),
+        ("environment", _environment),
+    ]
+    for name, find in items:
+        try:
+            text = find()
+        except Exception as e:
+            text = f"unknown ({type(e).__name__}: {e})"
+        print(f"{name:<14} " + text.replace("\n", "\n" + " " * 15))
+
+
+# ------------------------------------------------------------------------------------------------------------- command
+
+
+def main(argv: "list | None" = None) -> int:
+    """Run the command line; the exit status: 0, 1 where the demo missed a reference, 2 where the command is wrong."""
+    parser = argparse.ArgumentParser("python -m lvm", description="Latent-variable models on NumPy and Numba.")
+    commands = parser.add_subparsers(dest="command", metavar="command")
+    text = "fit every model to small real data and compare with the best known values"
+    about = "Prints one table; writes pictures; exit status 1 if a reference is missed."
+    one = commands.add_parser("demo", help=text, description=f"{text.capitalize()}. {about}")
+    one.add_argument("--out", default="lvm-demo", metavar="DIR", help="folder for the pictures (default: lvm-demo)")
+    text = "say what runs here: versions, processor, threads, BLAS, kernel cache, GPUs"
+    commands.add_parser("info", help=text, description=f"{text.capitalize()}. Copy it into a bug report.")
+    arguments = parser.parse_args(argv)
+    if arguments.command == "demo":
+        try:
+            return int(demo(arguments.out) > 0)
+        except OSError as e:
+            one.error(f"cannot write pictures: {e}. Name another folder with --out.")
+    if arguments.command == "info":
+        show_versions()
+    else:
+        parser.print_help()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    sys.exit(main())

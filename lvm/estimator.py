@@ -1,0 +1,422 @@
+"""The scikit-learn protocol without scikit-learn: parameters, tags, input checks, errors.
+
+An estimator here passes scikit-learn's own checks and works in its pipelines and searches, yet imports only NumPy:
+
+* what scikit-learn alone asks for (tags, metadata requests) is built in methods that only scikit-learn calls;
+* errors and warnings become scikit-learn's own at the moment they are raised (`interop`): nobody can be catching its
+  `NotFittedError` unless scikit-learn is loaded already.
+"""
+
+import copy
+import html
+import inspect
+import sys
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from . import __version__
+
+# ------------------------------------------------------------------------------------------------ errors and warnings
+
+
+class NotFittedError(ValueError, AttributeError):
+    """The model was used before `fit`. Where scikit-learn is loaded it is scikit-learn's class of that name too."""
+
+
+class NumericalError(ValueError):
+    """A fit cannot go on, for instance because a component collapsed. The message says what to try."""
+
+
+class InvalidParameterError(ValueError, TypeError):
+    """A constructor's parameter has a value that `fit` cannot use. Also scikit-learn's, where that is loaded."""
+
+
+class ConvergenceWarning(UserWarning):
+    """A fit stopped before it converged. Also scikit-learn's, where that is loaded."""
+
+
+class DataConversionWarning(UserWarning):
+    """Data was given in another shape than wanted, and converted. Also scikit-learn's, where that is loaded."""
+
+
+_joined: dict[type, type] = {}
+
+
+def interop(cls: type) -> Any:
+    """`cls`, joined with scikit-learn's class of the same name when scikit-learn is loaded; to be asked when raising.
+
+    >>> issubclass(interop(NotFittedError), NotFittedError)
+    True
+    """
+    for module in ("sklearn.exceptions", "sklearn.utils._param_validation"):
+        twin = getattr(sys.modules.get(module), cls.__name__, None)
+        if twin is not None:
+            if cls not in _joined:
+                body = {"__module__": cls.__module__, "__doc__": cls.__doc__, "__reduce__": _reduce}
+                _joined[cls] = type(cls.__name__, (cls, twin), body)
+            return _joined[cls]
+    return cls
+
+
+def _reduce(error):
+    return _raised_elsewhere, (type(error).__bases__[0], error.args)
+
+
+def _raised_elsewhere(cls, args):
+    """A joined error pickles as its lvm class: the process that reads it joins with its own scikit-learn, or none."""
+    return interop(cls)(*args)
+
+
+def warn(message: str, category: type[Warning] = UserWarning) -> None:
+    """Warn, as `interop(category)`, at the line outside lvm that called."""
+    level, frame = 1, sys._getframe()
+    while frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] == "lvm":
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, interop(category), stacklevel=level)
+
+
+# --------------------------------------------------------------------------------------- parameters of the constructor
+
+
+def _refuse(name, who, wanted, value):
+    raise interop(InvalidParameterError)(
+        f"The {name!r} parameter of {who} must be {wanted}, got {repr(value)[:100]} instead."
+    )
+
+
+def check_int(name: str, value: Any, low: int, *, who: str) -> int:
+    """`value` as an int of at least `low`, or InvalidParameterError. NumPy's integers are ints, booleans are not.
+
+    >>> check_int("n_components", 0, 1, who="GaussianMixture")
+    Traceback (most recent call last):
+    ...
+    lvm.estimator.InvalidParameterError: The 'n_components' parameter of GaussianMixture must be an integer of at \
+least 1, got 0 instead.
+    """
+    if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value < low:
+        _refuse(name, who, f"an integer of at least {low}", value)
+    return int(value)
+
+
+def check_real(name: str, value: Any, low: float, inclusive: bool = True, *, who: str) -> float:
+    """`value` as a finite float of at least `low` (above `low` unless `inclusive`), or InvalidParameterError."""
+    real = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
+    if not real or not (low <= value < np.inf) or (value == low and not inclusive):
+        _refuse(name, who, f"a finite number {'of at least' if inclusive else 'above'} {low}", value)
+    return float(value)
+
+
+def check_choice(name: str, value: Any, options: Sequence[str], *, who: str) -> str:
+    """`value`, which must be one of the strings in `options`, or InvalidParameterError."""
+    if not isinstance(value, str) or value not in options:
+        _refuse(name, who, "one of " + ", ".join(map(repr, options)), value)
+    return str(value)
+
+
+def check_bool(name: str, value: Any, *, who: str) -> bool:
+    """`value` as a bool (NumPy's too, but no integer), or InvalidParameterError."""
+    if not isinstance(value, (bool, np.bool_)):
+        _refuse(name, who, "True or False", value)
+    return bool(value)
+
+
+def check_random_state(seed: Any) -> np.random.Generator:
+    """A generator from None (fresh entropy), an integer from 0 up, a SeedSequence, a Generator or a RandomState.
+
+    A Generator is used as it is, so a second fit goes on where the first one stopped. A RandomState, which
+    scikit-learn's meta-estimators pass, gives the seed. NumPy's global state is never touched.
+
+    >>> a, b = check_random_state(0), check_random_state(0)
+    >>> bool(a.random() == b.random())
+    True
+    """
+    if isinstance(seed, np.random.Generator):
+        return seed
+    if isinstance(seed, np.random.RandomState):
+        return np.random.default_rng(seed.randint(0, 2**32, size=4, dtype=np.uint32))
+    if isinstance(seed, (int, np.integer)) and not isinstance(seed, bool) and seed >= 0:
+        return np.random.default_rng(int(seed))
+    if seed is None or isinstance(seed, np.random.SeedSequence):
+        return np.random.default_rng(seed)
+    raise ValueError(
+        "random_state must be None, an integer of at least 0, a numpy SeedSequence, Generator or RandomState, "
+        f"got {repr(seed)[:100]}."
+    )
+
+
+# ---------------------------------------------------------------------------------------------------------------- data
+
+_BLOCK = 1 << 18  # numbers looked at together: the checks below never need more memory than this
+
+
+def _check_finite(a, name, allow_nan=False):
+    """Complain about the first NaN or infinity of a C-contiguous float array, and say where it is."""
+    flat = a.reshape(-1)
+    for start in range(0, flat.size, _BLOCK):
+        block = flat[start : start + _BLOCK]
+        with np.errstate(over="ignore", invalid="ignore"):
+            if np.isfinite(block.sum()):  # then so is every term; the sum of finite ones may overflow
+                continue
+        bad = np.isinf(block) if allow_nan else ~np.isfinite(block)
+        if bad.any():
+            i = start + int(bad.argmax())
+            where = f"row {i // a.shape[1]}, column {i % a.shape[1]}" if a.ndim == 2 else f"index {i}"
+            if np.isnan(flat[i]):
+                what, cure = "NaN", "Drop or fill in what is missing."
+            else:
+                what, cure = f"infinity or a value too large for {a.dtype!r}", "Drop it, or scale the data down."
+            raise ValueError(f"Input {name} contains {what}. The first one is at {where}. {cure}")
+
+
+def _to_float(a, name):
+    """A native, aligned, C-contiguous array of float32 if that came in, else of float64; a copy only where needed."""
+    if a.dtype.kind == "c":
+        raise ValueError(f"Complex data not supported: {name} has dtype {a.dtype}. Try its real part or its modulus.")
+    text = a.dtype.kind == "O" and any(isinstance(v, (str, bytes)) for v in a.flat)
+    if text or a.dtype.kind not in "biufO":
+        held = "strings" if text else f"dtype {a.dtype}"
+        raise ValueError(f"{name} must hold numbers, got {held}. Try numpy.asarray({name}, dtype=float).")
+    dtype = np.float32 if a.dtype.kind == "f" and a.dtype.itemsize == 4 else np.float64
+    with np.errstate(over="ignore"):  # a long double beyond float64 becomes an infinity, which has its own message
+        return np.require(a, dtype, ["C", "A"])
+
+
+def _check_array(X, who, min_samples, allow_nan):
+    """X (N,D) as `Estimator` wants it. Nothing is written to it."""
+    if hasattr(X, "toarray"):
+        raise TypeError(f"Sparse data was passed to {who}, which needs dense data. Try X.toarray().")
+    if isinstance(X, np.ma.MaskedArray):  # numpy.asarray would uncover what the mask hides
+        X = np.ma.filled(X.astype(np.result_type(X.dtype, np.float32)), np.nan)
+    a = np.asarray(X)
+    if a.dtype.kind == "O" and hasattr(X, "isna"):
+        a = X.to_numpy(object, na_value=np.nan)  # a pandas frame with nullable columns, whose gaps are no floats
+    if a.ndim != 2:
+        raise ValueError(
+            f"Expected 2D array, got {a.ndim}D array instead: X has shape {a.shape}. Reshape your data to (samples, "
+            "features): X.reshape(-1, 1) if it has a single feature, X.reshape(1, -1) if it is a single sample."
+        )
+    for axis, unit, least in (0, "sample", min_samples), (1, "feature", 1):
+        if a.shape[axis] < least:
+            raise ValueError(
+                f"Found array with {a.shape[axis]} {unit}(s) (shape={a.shape}) while a minimum of {least} is required "
+                f"by {who}."
+            )
+    a = _to_float(a, "X")
+    _check_finite(a, "X", allow_nan)
+    return a
+
+
+def check_sample_weight(w: Any, n: int) -> np.ndarray | None:
+    """Weights of `n` rows as a C-contiguous float64 array (n,), or None when `w` is None; a number counts for each row.
+
+    Raises ValueError for another shape, for strings and complex numbers, NaN, infinities and negative weights, and
+    when no weight is above zero.
+
+    >>> check_sample_weight(2, 3)
+    array([2., 2., 2.])
+    """
+    if w is None:
+        return None
+    a = _to_float(np.asarray(w), "sample_weight").astype(np.float64, copy=False)
+    if a.ndim == 0:
+        a = np.full(n, a)
+    if a.shape != (n,):
+        raise ValueError(f"sample_weight.shape == {a.shape}, expected ({n},)!")
+    _check_finite(a, "sample_weight")
+    if a.min() < 0:
+        raise ValueError(
+            f"Negative values in sample_weight: a weight counts how often its row was seen. The first one is at index "
+            f"{int((a < 0).argmax())}."
+        )
+    if a.max() == 0:
+        raise ValueError("Sample weights must contain at least one non-zero number, all are zero.")
+    return a
+
+
+def _feature_names(X):
+    """The column names of a data frame when all are strings, else None."""
+    columns = None if isinstance(X, np.ndarray) else getattr(X, "columns", None)
+    if columns is None or not len(columns):
+        return None
+    kinds = sorted({"str" if isinstance(c, str) else type(c).__name__ for c in columns})
+    if len(kinds) > 1 and "str" in kinds:
+        raise TypeError(
+            "Feature names are only supported if all input features have string names, but your input has "
+            f"{kinds} as feature name / column name types. Try X.columns = X.columns.astype(str)."
+        )
+    return np.array(list(columns), dtype=object) if kinds == ["str"] else None
+
+
+def _listed(names):
+    return "".join(f"- {name}\n" for name in sorted(names)[:5]) + "- ...\n" * (len(names) > 5)
+
+
+# ------------------------------------------------------------------------------------------------------- the base class
+
+
+class Estimator:
+    """What every estimator of lvm shares. A constructor only stores its parameters; `fit` checks them.
+
+    A subclass sets `_kind` ("density_estimator", "classifier", ...), `_requires_y` and `_allow_nan`. Its `fit` reads
+
+        X, names = self._check_fit_X(X)       # touches nothing of self: a failed fit leaves the last state whole
+        ...
+        self._remember(X, names)              # the last line that can fail is above this one
+
+    and what predicts starts with `X = self._check_X(X)`. Both give (N,D) C-contiguous, aligned, native arrays: float32
+    if that came in, float64 from all else, without a copy when X is such an array already (memory maps stay on disk).
+    """
+
+    _kind: str | None = None
+    _requires_y = False
+    _allow_nan = False
+
+    # -- parameters
+
+    @classmethod
+    def _defaults(cls):
+        return {p.name: p.default for p in inspect.signature(cls).parameters.values()}
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """The constructor's parameters and their values. `deep` is scikit-learn's; no estimator here holds another."""
+        return {name: getattr(self, name) for name in self._defaults()}
+
+    def set_params(self, **params: Any) -> "Estimator":
+        """Set parameters of the constructor; they are checked by the next `fit`. Unknown ones raise ValueError."""
+        valid = list(self._defaults())
+        for name in params:
+            if name not in valid:
+                raise ValueError(f"Invalid parameter {name!r} for estimator {self}. Valid parameters are: {valid}.")
+        for name, value in params.items():
+            setattr(self, name, value)
+        return self
+
+    def __repr__(self):
+        changed = []
+        for name, default in self._defaults().items():
+            value = getattr(self, name)
+            if value is not default and not (type(value) is type(default) and repr(value) == repr(default)):
+                changed.append(f"{name}={value!r}")
+        return f"{type(self).__name__}({', '.join(changed)})"
+
+    def _repr_html_(self):
+        if "sklearn" in sys.modules:
+            from sklearn.utils import estimator_html_repr
+
+            return estimator_html_repr(self)
+        return f"<pre>{html.escape(repr(self))}</pre>"
+
+    # -- state
+
+    def __sklearn_is_fitted__(self):
+        return "n_features_in_" in self.__dict__
+
+    def _check_fitted(self):
+        if not self.__sklearn_is_fitted__():
+            raise interop(NotFittedError)(
+                f"This {type(self).__name__} instance is not fitted yet. Call 'fit' with appropriate arguments "
+                "before using this estimator."
+            )
+
+    def save(self, path) -> None:
+        """Write the fitted model to a file that `lvm.load(path)` reads: safe to share, stable across versions."""
+        from . import modelfile
+
+        modelfile.save(self, path)
+
+    def __getstate__(self):
+        return {**self.__dict__, "_lvm_version": __version__}
+
+    def __setstate__(self, state):
+        self.__dict__.update(state)
+        version = self.__dict__.pop("_lvm_version", "of unknown version")
+        if version != __version__:
+            warn(
+                f"This {type(self).__name__} was pickled by lvm {version}, and this is lvm {__version__}: results may "
+                "differ. Files written by save() are made to last."
+            )
+
+    # -- data
+
+    def _check_fit_X(self, X, min_samples=1):
+        """-> X (N,D) as an array, and its column names or None."""
+        return _check_array(X, type(self).__name__, min_samples, self._allow_nan), _feature_names(X)
+
+    def _remember(self, X, names):
+        self.__dict__.pop("feature_names_in_", None)
+        if names is not None:
+            self.feature_names_in_ = names
+        self.n_features_in_ = X.shape[1]
+
+    def _check_X(self, X):
+        """-> X (N,D) as an array, after it was held against what `fit` saw."""
+        self._check_fitted()
+        who, now, then = type(self).__name__, _feature_names(X), self.__dict__.get("feature_names_in_")
+        if now is not None and then is None:
+            warn(f"X has feature names, but {who} was fitted without feature names")
+        elif now is None and then is not None:
+            warn(f"X does not have valid feature names, but {who} was fitted with feature names")
+        elif now is not None and then is not None and list(now) != list(then):
+            message = "The feature names should match those that were passed during fit.\n"
+            if unseen := set(now) - set(then):
+                message += "Feature names unseen at fit time:\n" + _listed(unseen)
+            if missing := set(then) - set(now):
+                message += "Feature names seen at fit time, yet now missing:\n" + _listed(missing)
+            if not unseen and not missing:
+                message += "Feature names must be in the same order as they were in fit.\n"
+            raise ValueError(message)
+        X = _check_array(X, who, 1, self._allow_nan)
+        if X.shape[1] != self.n_features_in_:
+            raise ValueError(
+                f"X has {X.shape[1]} features, but {who} is expecting {self.n_features_in_} features as input."
+            )
+        return X
+
+    # -- what only scikit-learn calls
+
+    def __sklearn_tags__(self):
+        from sklearn.utils import InputTags, Tags, TargetTags
+
+        return Tags(
+            estimator_type=self._kind,
+            target_tags=TargetTags(required=self._requires_y),
+            input_tags=InputTags(allow_nan=self._allow_nan),
+        )
+
+    def _get_doc_link(self):  # for estimator_html_repr; an empty link shows no icon
+        return ""
+
+    def get_metadata_routing(self):
+        """scikit-learn's MetadataRequest: which of `sample_weight` and the like each method takes and wants."""
+        if hasattr(self, "_metadata_request"):  # a name that sklearn.base.clone copies
+            return copy.deepcopy(self._metadata_request)
+        from sklearn.utils.metadata_routing import MetadataRequest
+
+        request = MetadataRequest(owner=self)
+        for method in "fit", "partial_fit", "score":
+            if hasattr(self, method):
+                for name in inspect.signature(getattr(self, method)).parameters:
+                    if name not in ("X", "y"):
+                        getattr(request, method).add_request(param=name, alias=None)
+        return request
+
+    def _set_request(self, method, wanted):
+        request = self.get_metadata_routing()
+        accepted = list(getattr(request, method).requests)
+        for name, alias in wanted.items():
+            if name not in accepted:
+                raise TypeError(f"{method} of {type(self).__name__} accepts {accepted}, got {name!r}.")
+            getattr(request, method).add_request(param=name, alias=alias)
+        self._metadata_request = request
+        return self
+
+    def set_fit_request(self, **wanted: bool | str | None) -> "Estimator":
+        """Ask scikit-learn's metadata routing for arguments of `fit`, as in `set_fit_request(sample_weight=True)`."""
+        return self._set_request("fit", wanted)
+
+    def set_score_request(self, **wanted: bool | str | None) -> "Estimator":
+        """Ask scikit-learn's metadata routing for arguments of `score`."""
+        return self._set_request("score", wanted)

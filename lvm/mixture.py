@@ -1,0 +1,459 @@
+"""Gaussian mixtures by EM: the estimator."""
+
+import contextlib
+
+import numpy as np
+
+from . import kernels, starts
+from .estimator import (
+    ConvergenceWarning,
+    Estimator,
+    NumericalError,
+    check_bool,
+    check_choice,
+    check_int,
+    check_random_state,
+    check_real,
+    check_sample_weight,
+    warn,
+)
+from .fit import Climb, em
+from .objectives.mixture import Collapsed, Mixture, Params
+
+TYPES = ("full", "tied", "diag", "spherical")
+STARTS = ("k-means++", "kmeans", "random_from_data", "random")
+REPAIRS = 3  # of collapsed components, a start
+HARD = 0.01  # standard deviation, in units of the columns' own, at which responsibilities are as good as 0 or 1
+
+
+class GaussianMixture(Estimator):
+    """Mixture of Gaussians, fitted by expectation maximisation. A drop-in for scikit-learn's class of this name.
+
+    p(x) = sum_k weights_[k] N(x | means_[k], covariances_[k]).
+
+    Parameters
+    ----------
+    n_components : int, default 1
+        K, the number of components.
+    covariance_type : {"full", "tied", "diag", "spherical"}, default "full"
+        A covariance matrix for each component; one for all; variances for each component; one variance each.
+    tol : float, default 1e-6
+        Stop when the gain still to come, estimated from the last two, is below this (nats per row).
+        scikit-learn's 1e-3 on the last gain alone often stops far from the maximum.
+    reg_covar : float, default 1e-6
+        Added to the covariances' diagonals, in units of each column's variance within groups (`reg_covar_` has the
+        amounts), so that data in other units give the same fit. scikit-learn's is an absolute number.
+    max_iter : int, default 1000
+        Most EM steps a start (scikit-learn: 100). 0 leaves the start as it is.
+    n_init : int, default 1
+        Starts, of which the one with the highest bound is kept. One with a repaired or all but singular component
+        never wins against one without.
+    init_params : {"k-means++", "kmeans", "random_from_data", "random"}, default "k-means++"
+        Where the means begin: greedily spread rows; their k-means centres (scikit-learn's default); rows drawn by
+        weight; draws from the Gaussian with the data's mean and variances. All begin with equal weights and one
+        covariance, the variances within the groups around these means.
+    weights_init, means_init, precisions_init : array, optional
+        A start given by hand: (K,), (K,D), and what `precisions_` looks like for the covariance type.
+    random_state : None, int, SeedSequence, Generator or RandomState, default None
+        For the starts, and for `sample`.
+    warm_start : bool, default False
+        Begin the next fit where the last one ended (`n_init` then counts as 1).
+    verbose : int, default 0
+        1 shows a bar with the bound.
+    verbose_interval : int, default 10
+        EM steps between two looks at the bar.
+    device : {"cpu"}, default "cpu"
+        The kernel set that does the work.
+
+    Attributes
+    ----------
+    weights_ (K,), means_ (K,D), covariances_, precisions_, precisions_cholesky_ : the mixture, in the dtype of X.
+        The last three are (K,D,D) full, (D,D) tied, (K,D) diag, (K,) spherical.
+    lower_bound_ : float
+        The bound at these parameters, mean nats per row: `score(X)`, less what `reg_covar` costs.
+    lower_bounds_ : list of float
+        After each EM step. It never falls; with a repaired component it begins again at the repair.
+    n_iter_ : int
+        EM steps of the start that was kept.
+    converged_ : bool
+    reg_covar_ : array (D,)
+    n_features_in_ : int, and feature_names_in_ : array (D,), when X was a data frame.
+
+    Raises
+    ------
+    ValueError or TypeError
+        Bad data or parameters: before anything is changed.
+    NumericalError
+        A component collapsed again after three repairs; the model stays as it was before the fit.
+
+    Notes
+    -----
+    float32 data are fitted in float32, with sums in float64. `sample_weight` is exact: weight 2 is that row twice.
+    A density can be above 1, so `score` can be positive. Ctrl-C keeps the last complete step and raises.
+    Dempster, Laird & Rubin (1977); Bishop (2006), section 9.2. lvm.objectives.mixture has the equations.
+
+    Examples
+    --------
+    >>> import lvm
+    >>> X = lvm.datasets.load_faithful()
+    >>> model = lvm.GaussianMixture(2, random_state=0).fit(X)
+    >>> model.weights_.round(3)
+    array([0.644, 0.356])
+    >>> model.predict(X[:3])
+    array([0, 1, 0])
+    """
+
+    _kind = "density_estimator"
+
+    def __init__(
+        self,
+        n_components=1,
+        *,
+        covariance_type="full",
+        tol=1e-6,
+        reg_covar=1e-6,
+        max_iter=1000,
+        n_init=1,
+        init_params="k-means++",
+        weights_init=None,
+        means_init=None,
+        precisions_init=None,
+        random_state=None,
+        warm_start=False,
+        verbose=0,
+        verbose_interval=10,
+        device="cpu",
+    ):
+        self.n_components = n_components
+        self.covariance_type = covariance_type
+        self.tol = tol
+        self.reg_covar = reg_covar
+        self.max_iter = max_iter
+        self.n_init = n_init
+        self.init_params = init_params
+        self.weights_init = weights_init
+        self.means_init = means_init
+        self.precisions_init = precisions_init
+        self.random_state = random_state
+        self.warm_start = warm_start
+        self.verbose = verbose
+        self.verbose_interval = verbose_interval
+        self.device = device
+
+    # ------------------------------------------------------------------------------------------------ fit
+    def fit(self, X, y=None, sample_weight=None):
+        """Fit to X (N,D), its rows weighted by sample_weight (N,). `y` is ignored. Returns self."""
+        self._check_params()
+        X, names = self._check_fit_X(X, min_samples=2)
+        w = check_sample_weight(sample_weight, len(X))
+        K, n = self.n_components, len(X) if w is None else np.count_nonzero(w)
+        if n < K:
+            raise ValueError(
+                f"Expected n_samples >= n_components but got n_components = {K}, n_samples = {n} "
+                "(rows of positive weight). Try fewer components."
+            )
+        climb, R = self._best_of_starts(X, w, check_random_state(self.random_state))
+        self._name(climb, R, X.dtype)
+        self._remember(X, names)
+        if climb.interrupted:
+            raise KeyboardInterrupt
+        if not climb.converged and self.max_iter > 0:
+            warn(
+                "Best performing initialization did not converge. Try different init parameters, or increase max_iter, "
+                f"tol, or check for degenerate data. (The bound still rose after {self.n_iter_} steps.)",
+                ConvergenceWarning,
+            )
+        return self
+
+    def fit_predict(self, X, y=None, sample_weight=None):
+        """`fit(X)`, then `predict(X)`."""
+        return self.fit(X, sample_weight=sample_weight).predict(X)
+
+    def _check_params(self):
+        who = type(self).__name__
+        check_int("n_components", self.n_components, 1, who=who)
+        check_choice("covariance_type", self.covariance_type, TYPES, who=who)
+        check_real("tol", self.tol, 0, who=who)
+        check_real("reg_covar", self.reg_covar, 0, who=who)
+        check_int("max_iter", self.max_iter, 0, who=who)
+        check_int("n_init", self.n_init, 1, who=who)
+        check_choice("init_params", self.init_params, STARTS, who=who)
+        check_bool("warm_start", self.warm_start, who=who)
+        check_int("verbose", int(self.verbose) if isinstance(self.verbose, bool) else self.verbose, 0, who=who)
+        check_int("verbose_interval", self.verbose_interval, 1, who=who)
+
+    def _best_of_starts(self, X, w, rng):
+        """-> the Climb to keep, and R (D,). Starts with a repaired or all but singular component come last."""
+        k, kind = kernels.load(self.device), self.covariance_type
+        rows = starts.rows(X, w, rng)
+        warm = self.warm_start and self.__sklearn_is_fitted__()
+        given = self._last(X.shape[1]) if warm else self._given(X.shape[1])
+        if self.reg_covar == 0 and kind != "spherical" and (rows.var == 0).any():
+            raise NumericalError(
+                f"Column {int((rows.var == 0).argmax())} of X is constant, so that with reg_covar=0 every covariance is "
+                "singular. Try reg_covar=1e-6, or leave that column out."
+            )
+        best, error, objective = None, None, None
+        for i in range(1 if warm else self.n_init):
+            mu, v = self._means_and_spread(k, rows, rng, given[1])
+            if objective is None:  # one R for all starts, so that their bounds compare
+                R = self.reg_covar_.astype(float) if warm else self.reg_covar * v
+                objective = Mixture(k, kind, k.put(X), k.put(np.empty(0) if w is None else w), R)
+            begin = [
+                np.full(len(mu), 1 / len(mu)) if given[0] is None else given[0],
+                mu,
+                objective.diagonal(v + R, len(mu)) if given[2] is None else given[2],
+            ]
+            try:
+                climb, repairs = self._climb(objective, begin, rows, v, rng, i)
+            except NumericalError as e:
+                error = e
+                continue
+            except KeyboardInterrupt:
+                if best is None:
+                    raise
+                return best[2]._replace(interrupted=True), R
+            rank = (repairs == 0 and not self._thin(climb.params, R, v), climb.bound)
+            if best is None or rank > best[:2]:
+                best = (*rank, climb)
+            if climb.interrupted:
+                return best[2]._replace(interrupted=True), R
+        if best is None:
+            raise error
+        return best[2], R
+
+    def _climb(self, objective, begin, rows, v, rng, i):
+        """EM from `begin` (weights, means, covariances), with collapsed components repaired: -> Climb, repairs."""
+        eps, K = float(np.finfo(objective.X.dtype).eps), self.n_components
+        for repairs in range(REPAIRS + 1):
+            try:
+                with self._bar(i) as tick:
+                    start = objective.params(*begin)
+                    return em(objective, start, max_iter=self.max_iter, tol=self.tol, eps=eps, tick=tick), repairs
+            except Collapsed as e:
+                which = "Component " if len(e.components) == 1 else "Components "
+                which += ", ".join(map(str, e.components))
+                if repairs == REPAIRS:
+                    raise NumericalError(
+                        f"{which} collapsed again after {REPAIRS} repairs: the covariance is not positive definite. Try "
+                        f"fewer than {K} components, a larger reg_covar, or scaling X."
+                    ) from None
+                warn(f"{which} collapsed on too few rows, and began again elsewhere.", RuntimeWarning)
+                begin = self._repaired(e, objective, rows, v, rng)
+
+    def _repaired(self, e, objective, rows, v, rng):
+        """Weights, means and covariances with the collapsed components begun again where the others are not."""
+        pi, mu, Sigma = e.params.pi.copy(), e.params.mu.copy(), e.params.Sigma.copy()
+        K, bad = len(pi), e.components
+        good = np.setdiff1d(np.arange(K), bad)
+        mu[bad] = starts.seeds(objective.k, rows, len(bad), rng, given=mu[good] if len(good) else None)
+        fresh = objective.diagonal(v + objective.R, K)
+        if self.covariance_type == "tied":
+            Sigma = fresh
+        else:
+            Sigma[bad] = fresh[bad]
+        pi[bad] = 1 / K
+        pi[good] *= len(good) / K / pi[good].sum()
+        return pi, mu, Sigma
+
+    def _thin(self, p, R, v):
+        """Is some component so thin in a direction that regularisation or rounding alone keeps it up?"""
+        pivots = np.diagonal(p.P, axis1=-2, axis2=-1) if self.covariance_type in ("full", "tied") else p.P
+        return bool((pivots**-2 <= 1.01 * R + 1e-10 * v).any())
+
+    def _means_and_spread(self, k, rows, rng, given):
+        """Means to begin at (K,D), and the columns' variance within the groups around them (D,), above zero."""
+        K, D = self.n_components, len(rows.mean)
+        if given is not None:
+            mu = given
+        elif self.init_params == "random":
+            mu = rows.mean + np.sqrt(rows.var) * rng.standard_normal((K, D))
+        else:
+            mu = starts.seeds(k, rows, K, rng, spread=self.init_params != "random_from_data")
+        # groups: responsibilities under covariances so small that a row belongs to the nearest mean, and to all of equals
+        kind = "diag" if self.covariance_type == "spherical" else self.covariance_type
+        hard = Mixture(k, kind, k.put(rows.X), k.put(rows.w), np.zeros(D))
+        tiny, equal = hard.diagonal((HARD * rows.scale) ** 2, K), np.full(K, 1 / K)
+        statistics = hard.statistics(hard.params(equal, mu, tiny))
+        if given is None and self.init_params == "kmeans":
+            for _ in range(100):
+                old, mu = mu, statistics.means()
+                statistics = hard.statistics(hard.params(equal, mu, tiny))
+                if (np.abs(mu - old) <= 1e-4 * rows.scale).all():
+                    break
+        v = np.maximum(statistics.within(), 1e-8 * rows.var)
+        varied = rows.var > 0
+        v[~varied] = v[varied].mean() if varied.any() else np.where(rows.mean[~varied] != 0, rows.mean[~varied] ** 2, 1)
+        return mu, v
+
+    def _given(self, D):
+        """weights_init, means_init and the inverse of precisions_init, each checked, or None."""
+        K, kind = self.n_components, self.covariance_type
+        pi = _array("weights", self.weights_init, (K,))
+        if pi is not None and (pi.min() < 0 or pi.max() > 1):
+            raise ValueError(
+                f"The parameter 'weights' should be in the range [0, 1], but got max value {pi.max():.5f}, "
+                f"min value {pi.min():.5f}. Try weights / weights.sum()."
+            )
+        if pi is not None and abs(pi.sum() - 1) > 1e-6:
+            raise ValueError(
+                f"The parameter 'weights' should be normalized, but got sum(weights) = {pi.sum():.5f}. "
+                "Try weights / weights.sum()."
+            )
+        mu = _array("means", self.means_init, (K, D))
+        shape = {"full": (K, D, D), "tied": (D, D), "diag": (K, D), "spherical": (K,)}[kind]
+        Q = _array(f"{kind} precision", self.precisions_init, shape)
+        if Q is None:
+            return pi, mu, None
+        if kind in ("diag", "spherical"):
+            if not Q.min() > 0:
+                raise ValueError(f"'{kind} precision' should be positive, but got {Q.min():g} as its least.")
+            return pi, mu, np.repeat(1 / Q[:, None], D, axis=1) if kind == "spherical" else 1 / Q
+        if not (np.allclose(Q, np.swapaxes(Q, -1, -2)) and np.linalg.eigvalsh(Q).min() > 0):
+            raise ValueError(f"'{kind} precision' should be symmetric, positive-definite.")
+        Sigma = np.linalg.inv(Q)
+        return pi, mu, (Sigma + np.swapaxes(Sigma, -1, -2)) / 2
+
+    def _last(self, D):
+        """Weights, means and covariances of the last fit, to go on from."""
+        Sigma = self.covariances_.astype(float)
+        if self.means_.shape != (self.n_components, D):
+            raise ValueError(
+                f"warm_start goes on from {self.means_.shape[0]} components in {self.means_.shape[1]} columns, got "
+                f"n_components = {self.n_components} and X with {D}. Try warm_start=False."
+            )
+        pi = self.weights_.astype(float)
+        if self.covariance_type == "spherical":
+            Sigma = np.repeat(Sigma[:, None], D, axis=1)
+        return pi / pi.sum(), self.means_.astype(float), Sigma
+
+    def _name(self, climb, R, dtype):
+        """The fitted attributes, from float64 parameters."""
+        pi, mu, Sigma, P, _ = climb.params
+        kind = self.covariance_type
+        if kind in ("full", "tied"):
+            upper = np.swapaxes(P, -1, -2)
+            precisions, factors = upper @ P, upper
+        else:
+            if kind == "spherical":
+                Sigma, P = Sigma[:, 0], P[:, 0]
+            precisions, factors = P**2, P
+        for name, a in {
+            "weights": pi,
+            "means": mu,
+            "covariances": Sigma,
+            "precisions": precisions,
+            "precisions_cholesky": factors,
+            "reg_covar": R,
+        }.items():
+            setattr(self, name + "_", np.array(a, dtype, order="C"))
+        self.lower_bound_, self.lower_bounds_ = climb.bound, climb.bounds
+        self.n_iter_, self.converged_ = len(climb.bounds), climb.converged
+
+    @contextlib.contextmanager
+    def _bar(self, i):
+        """A progress bar with the bound when verbose; gives the function to call after each step, or None."""
+        if not self.verbose:
+            yield None
+            return
+        from tqdm.auto import tqdm
+
+        with tqdm(total=self.max_iter, desc=f"EM, start {i + 1} of {self.n_init}", unit="step") as bar:
+            bounds = []
+
+            def tick(bound):
+                bounds.append(bound)
+                if len(bounds) % self.verbose_interval == 0:
+                    bar.set_postfix_str(f"bound {bound:.6f} nats per row", refresh=False)
+                    bar.update(self.verbose_interval)
+
+            yield tick
+            bar.total = len(bounds)  # it took this many
+            if bounds:
+                bar.set_postfix_str(f"bound {bounds[-1]:.6f} nats per row", refresh=False)
+            bar.update(len(bounds) - bar.n)
+
+    # ------------------------------------------------------------------------------------------------ use
+    def predict(self, X):
+        """The most probable component of each row: (N,) int64."""
+        return self._posterior(X, "labels")
+
+    def predict_proba(self, X):
+        """Responsibilities, the probability of each component given the row: (N,K)."""
+        return self._posterior(X, "r")
+
+    def score_samples(self, X):
+        """log p(x) of each row, in nats: (N,). A density: it may be above 0."""
+        return self._posterior(X, "log_px")
+
+    def score(self, X, y=None):
+        """Mean of log p(x) over the rows, in nats per row: higher is better."""
+        return float(self.score_samples(X).mean(dtype=np.float64))
+
+    def bic(self, X):
+        """Bayesian information criterion on X: -2 sum log p(x) + (number of parameters) log N. Lower is better."""
+        log_px = self.score_samples(X)
+        return float(-2 * log_px.sum(dtype=np.float64) + self._n_parameters() * np.log(len(log_px)))
+
+    def aic(self, X):
+        """Akaike information criterion on X: -2 sum log p(x) + 2 (number of parameters). Lower is better."""
+        return float(-2 * self.score_samples(X).sum(dtype=np.float64) + 2 * self._n_parameters())
+
+    def sample(self, n_samples=1):
+        """Draw from the mixture: (X (n,D), component labels (n,) int64), grouped by component, as scikit-learn does.
+
+        With an integer `random_state` every call draws the same; pass a Generator for fresh ones."""
+        self._check_fitted()
+        if not isinstance(n_samples, (int, np.integer)) or isinstance(n_samples, bool) or n_samples < 1:
+            raise ValueError(f"Invalid value for 'n_samples': it must be an integer of at least 1, got {n_samples!r}.")
+        rng, k = check_random_state(self.random_state), kernels.load(self.device)
+        K, D = self.means_.shape
+        pi = self.weights_.astype(float)
+        counts = rng.multinomial(n_samples, pi / pi.sum())
+        eps = k.empty((n_samples, D), np.float64)
+        k.random.normal(int(rng.integers(2**63)), 0, 0, eps)
+        X, labels = k.get(eps), np.repeat(np.arange(K), counts)
+        for j, part in enumerate(np.split(X, np.cumsum(counts)[:-1])):  # x = mu + L eps, L = P^-1
+            P = self._factors(j)
+            part[:] = self.means_[j] + (np.linalg.solve(P, part.T).T if P.ndim == 2 else part / P)
+        return X.astype(self.means_.dtype, copy=False), labels
+
+    def _factors(self, j):
+        """P of component j: (D,D), or (D,) or () where it is diagonal."""
+        Q = self.precisions_cholesky_.astype(float)
+        return {"full": lambda: Q[j].T, "tied": lambda: Q.T}.get(self.covariance_type, lambda: Q[j])()
+
+    def _n_parameters(self):
+        K, D = self.means_.shape
+        of_covariances = {"full": K * D * (D + 1) // 2, "tied": D * (D + 1) // 2, "diag": K * D, "spherical": K}
+        return of_covariances[self.covariance_type] + K * D + K - 1
+
+    def _posterior(self, X, wanted):
+        X = self._check_X(X)
+        k, kind, (K, D) = kernels.load(self.device), self.covariance_type, self.means_.shape
+        P = self.precisions_cholesky_.astype(float)
+        if kind in ("full", "tied"):
+            P = np.swapaxes(P, -1, -2)
+            log_det = np.log(np.diagonal(P, axis1=-2, axis2=-1)).sum(-1)
+        else:
+            P = np.broadcast_to(P[:, None], (K, D)) if kind == "spherical" else P
+            log_det = np.log(P).sum(-1)
+        c = np.log(self.weights_.astype(float)) - 0.5 * D * np.log(2 * np.pi) + log_det
+        mu, P, c = (k.put(np.array(a, X.dtype, order="C")) for a in (self.means_, P, c))
+        out = {"log_px": k.empty(0, X.dtype), "labels": k.empty(0, np.int64), "r": k.empty((0, K), X.dtype)}
+        out[wanted] = k.empty((len(X), K) if wanted == "r" else len(X), out[wanted].dtype)
+        posterior = getattr(k.mixture, "posterior_diag" if kind == "spherical" else f"posterior_{kind}")
+        posterior(k.put(X), mu, P, c, *out.values())
+        return k.get(out[wanted])
+
+
+def _array(name, value, shape):
+    """A start's array in float64 (a copy), or None; ValueError unless it has that shape and is finite."""
+    if value is None:
+        return None
+    a = np.array(value, dtype=float)
+    if a.shape != shape:
+        raise ValueError(f"The parameter '{name}' should have the shape of {shape}, but got {a.shape}.")
+    if not np.isfinite(a).all():
+        raise ValueError(f"The parameter '{name}' should be finite, but has NaN or infinity in it.")
+    return a

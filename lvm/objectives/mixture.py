@@ -1,0 +1,135 @@
+"""Gaussian mixtures: the bound of EM and its maximum, over a kernel set.
+
+p(x) = sum_k pi_k N(x | mu_k, Sigma_k). With responsibilities r_nk = q(z_n = k), any r gives a bound
+    sum_n w_n sum_k r_nk [log pi_k + log N(x_n | mu_k, Sigma_k) - tr(R Sigma_k^-1)/2 - log r_nk]  <=  what r = softmax gives.
+E step: r_nk = softmax_k(a_nk), where the bound touches l = sum_n w_n logsumexp_k a_nk (kernels, module docstring).
+M step: the gradient of the bound in pi (with a multiplier for sum pi = 1), mu_k and Sigma_k^-1 is zero at
+    pi_k = S0_k / W,    mu_k += S1_k / S0_k,    Sigma_k = E_k[(x - mu_k)(x - mu_k)'] + R,
+so with R > 0 it is l, with its trace term, that never falls: the bound of data smeared by N(0, diag R). R = 0 leaves
+the log-likelihood. Dempster, Laird & Rubin 1977; Bishop 2006, section 9.2.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Params(NamedTuple):
+    """A mixture in float64 on the host: pi (K,), mu (K,D), Sigma, and what the kernels read: P, c (K,)."""
+
+    pi: np.ndarray
+    mu: np.ndarray
+    Sigma: np.ndarray
+    P: np.ndarray
+    c: np.ndarray
+
+
+class Collapsed(Exception):
+    """Components whose covariance is not positive definite, or that lost all weight; with the parameters as they were."""
+
+    def __init__(self, components, params):
+        super().__init__(components)
+        self.components, self.params = components, params
+
+
+class Statistics:
+    """Sufficient statistics S (kernels, module docstring) about the means `mu` at which they were taken. They add."""
+
+    def __init__(self, S, mu, shape):
+        self.S, self.mu, self.shape = S, mu, shape
+
+    @property
+    def weight(self):
+        """Sum of the rows' weights, W."""
+        return float(self.S[: len(self.mu)].sum())
+
+    @property
+    def bound(self):
+        """Mean bound per row, in nats."""
+        return float(self.S[-1]) / self.weight
+
+    def __add__(self, other):
+        if other.shape != self.shape:
+            raise ValueError(f"Statistics of different mixtures do not add: {self.shape} and {other.shape}.")
+        return Statistics(self.S + other.about(self.mu).S, self.mu, self.shape)
+
+    def about(self, mu):
+        """The same statistics about other means. With e_k = mu_k(old) - mu_k(new):
+        S1' = S1 + S0 e,   S2' = S2 + e S1' + S1 e'   (S1 e' + e S1' + S0 e e', as S1' = S1 + S0 e)."""
+        if mu is self.mu or np.array_equal(mu, self.mu):
+            return self
+        K, D = self.mu.shape
+        S = self.S.copy()
+        S0, S1, S2 = S[:K, None], S[K : K + K * D].reshape(K, D), S[K + K * D : -1].reshape(self.shape)
+        e, old = self.mu - mu, S1.copy()
+        S1 += S0 * e
+        if self.shape == (K, D):
+            S2 += e * (old + S1)
+        else:
+            change = S1[:, :, None] * e[:, None, :] + e[:, :, None] * old[:, None, :]
+            S2 += np.tril(change if len(self.shape) == 3 else change.sum(0))
+        return Statistics(S, mu, self.shape)
+
+    def means(self):
+        """(K,D) mu_k + S1_k / S0_k; a component without weight keeps its mean."""
+        K, D = self.mu.shape
+        S0, S1 = self.S[:K, None], self.S[K : K + K * D].reshape(K, D)
+        return self.mu + S1 / np.where(S0 > 0, S0, 1)
+
+    def within(self):
+        """(D,) variance of the columns about their components' means, pooled over components."""
+        K, D = self.mu.shape
+        S0, S1, S2 = self.S[:K, None], self.S[K : K + K * D].reshape(K, D), self.S[K + K * D : -1].reshape(self.shape)
+        square = S2.sum(0) if self.shape == (K, D) else np.diagonal(S2 if S2.ndim == 2 else S2.sum(0))
+        between = (S1**2 / np.where(S0 > 0, S0, 1)).sum(0)
+        return np.maximum(square - between, 0) / self.weight
+
+
+class Mixture:
+    """The bound of one data set. X (N,D) and w (N,) or (0,) of the kernel set k; R (D,) float64.
+
+    kind is a covariance type; "spherical" is "diag" with each component's variances averaged, which is its M step.
+    """
+
+    def __init__(self, k, kind, X, w, R):
+        self.k, self.X, self.w, self.R, self.kind = k, X, w, np.ascontiguousarray(R, dtype=float), kind
+        loops = "diag" if kind == "spherical" else kind
+        self._statistics = getattr(k.mixture, f"statistics_{loops}")
+        self._maximise = getattr(k.mixture, f"maximise_{loops}")
+        self._factor = getattr(k.mixture, f"factor_{loops}")
+
+    def shape(self, K):
+        """Of Sigma, P and S2 for K components."""
+        D = len(self.R)
+        return {"full": (K, D, D), "tied": (D, D)}.get(self.kind, (K, D))
+
+    def params(self, pi, mu, Sigma):
+        """Params from weights, means and covariances. Raises Collapsed."""
+        P, c = np.empty(Sigma.shape), np.empty(len(pi))
+        self._factor(pi, Sigma, self.R, P, c)
+        new = Params(pi, mu, Sigma, P, c)
+        if not c.min() > -np.inf:
+            raise Collapsed(np.flatnonzero(~(c > -np.inf)), new)
+        return new
+
+    def diagonal(self, v, K):
+        """Sigma (of this kind) with variances v (D,) for each of K components."""
+        v = v if self.kind != "spherical" else np.full_like(v, v.mean())
+        shape = self.shape(K)
+        return np.broadcast_to(np.diag(v) if self.kind in ("full", "tied") else v, shape).copy()
+
+    def statistics(self, p):
+        """E step: Statistics at p."""
+        mu = p.mu.astype(self.X.dtype)
+        S = np.empty(mu.size + len(mu) + p.Sigma.size + 1)
+        self._statistics(self.X, self.w, mu, p.P.astype(mu.dtype, copy=False), p.c.astype(mu.dtype, copy=False), S)
+        return Statistics(S, mu.astype(float, copy=False), p.Sigma.shape)
+
+    def maximise(self, s):
+        """M step: Params. Raises Collapsed."""
+        K, D = s.mu.shape
+        pi, mu, Sigma = np.empty(K), np.empty((K, D)), np.empty(s.shape)
+        self._maximise(s.S, s.mu, self.R, pi, mu, Sigma)
+        if self.kind == "spherical":
+            Sigma[:] = Sigma.mean(axis=1, keepdims=True)
+        return self.params(pi, mu, Sigma)

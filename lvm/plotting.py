@@ -1,0 +1,178 @@
+"""Pictures of fitted models, drawn with matplotlib (`pip install "lvm[plot]"`), which loads at the first picture.
+
+Every function draws into `ax`, or into a new figure where none is given, and returns the Axes. None calls `plt.show`
+or changes matplotlib's settings.
+"""
+
+import numpy as np
+
+from .estimator import NotFittedError, interop
+
+__all__ = ["COLOURS", "ellipse", "plot_bound", "plot_images", "plot_mixture"]
+
+# Okabe & Ito 2008: told apart with any common colour blindness; black left out, yellow last since it is faint on white
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442")
+
+
+def _axes(ax):
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError as e:
+        raise ImportError('lvm.plotting needs matplotlib. Install it with: pip install "lvm[plot]"') from e
+    if ax is None:
+        import matplotlib.pyplot as plt
+
+        ax = plt.subplots(layout="constrained")[1]
+    return ax
+
+
+def ellipse(mean, covariance, radius: float = 1.0, n_points: int = 100) -> np.ndarray:
+    """Points (n_points,2) of the closed curve at Mahalanobis distance `radius` from `mean` (2,), `covariance` (2,2).
+
+    >>> from lvm.plotting import ellipse
+    >>> ellipse([0, 0], [[4, 0], [0, 1]], radius=2, n_points=5).round(12).tolist()
+    [[0.0, 2.0], [-4.0, 0.0], [0.0, -2.0], [4.0, 0.0], [0.0, 2.0]]
+    """
+    lengths, axes = np.linalg.eigh(covariance)  # unlike a Cholesky factor, also right where one length is zero
+    angle = np.linspace(0, 2 * np.pi, n_points)
+    circle = np.stack([np.cos(angle), np.sin(angle)], axis=1)
+    return np.asarray(mean) + radius * (circle * np.sqrt(lengths.clip(0))) @ axes.T
+
+
+def _marginal(model, k: int, columns: list) -> tuple:
+    """Mean (2,) and covariance (2,2) of component `k` in two columns."""
+    kind, Sigma = model.covariance_type, np.asarray(model.covariances_)
+    if kind == "full":
+        block = Sigma[k][np.ix_(columns, columns)]
+    elif kind == "tied":
+        block = Sigma[np.ix_(columns, columns)]
+    elif kind == "diag":
+        block = np.diag(Sigma[k, columns])
+    else:
+        block = Sigma[k] * np.eye(2)
+    return np.asarray(model.means_)[k, columns], block
+
+
+def _columns(columns, names, D: int) -> list:
+    """Two different column numbers, from numbers or from names."""
+    known = {name: i for i, name in enumerate(names or [])} | {i: i for i in range(D)}
+    try:
+        i, j = (known[c] for c in columns)
+    except (KeyError, TypeError, ValueError):
+        i = j = 0
+    if i == j:
+        also = f" or two of the names {list(names)}" if names else ""
+        raise ValueError(f"columns must be two different numbers from 0 to {D - 1}{also}, got {columns!r}.")
+    return [i, j]
+
+
+def _rows(X, max_points: int):
+    """At most `max_points` rows of X, the same ones each time, as X is (array, frame or list)."""
+    if not hasattr(X, "shape"):
+        X = np.asarray(X)
+    if len(X) <= max_points:
+        return X
+    chosen = np.sort(np.random.default_rng(0).choice(len(X), max_points, replace=False))
+    return X.iloc[chosen] if hasattr(X, "iloc") else X[chosen]
+
+
+def plot_mixture(model, X, *, columns=(0, 1), ax=None, max_points: int = 5000):
+    """Rows of X, coloured by responsibility, with each component's ellipses at 1 and 2 standard deviations.
+
+    model: a fitted Gaussian mixture of any `covariance_type`, with `means_`, `covariances_`, `weights_` and
+    `predict_proba`; scikit-learn's serves too. X (N,D), array or frame.
+    columns: the two columns to draw, numbers or (after a fit on a frame) names. The ellipses are those of a component's
+    marginal in them, solid at 1 and dashed at 2 standard deviations: they hold 39 % and 86 % of it. Its number stands
+    at its mean; its lines are the wider the larger its weight. A row's colour mixes the components' colours by its
+    responsibilities, which see all D columns; a row with a gap (NaN) in the two columns is not drawn.
+    max_points: of more rows, a fixed random choice is drawn.
+
+    Raises ImportError without matplotlib, ValueError for `columns` that are not two different columns, NotFittedError
+    (from the model) before a fit.
+
+    >>> import lvm
+    >>> X = lvm.datasets.load_faithful()
+    >>> model = lvm.GaussianMixture(2, random_state=0).fit(X)
+    >>> ax = lvm.plotting.plot_mixture(model, X)               # doctest: +SKIP
+    >>> ax.set_xlabel("eruption, minutes")                     # doctest: +SKIP
+    """
+    X = _rows(X, max_points)
+    R = np.asarray(model.predict_proba(X))
+    names = getattr(model, "feature_names_in_", None)
+    names = None if names is None else list(names)
+    i, j = columns = _columns(columns, names, X.shape[1])
+    ax = _axes(ax)
+    from matplotlib.colors import to_rgb
+
+    K = len(model.weights_)
+    colours = np.array([to_rgb(COLOURS[k % len(COLOURS)]) for k in range(K)])
+    points = np.asarray(X)[:, columns].astype(float)
+    ax.scatter(*points.T, c=(R @ colours).clip(0, 1), s=12, alpha=0.6, linewidths=0)
+    for k in range(K):
+        mean, covariance = _marginal(model, k, columns)
+        width = 0.7 + 1.8 * model.weights_[k] / max(model.weights_)
+        for radius, style in (1, "-"), (2, "--"):
+            ax.plot(*ellipse(mean, covariance, radius).T, style, color=colours[k], linewidth=width)
+        box = {"boxstyle": "circle,pad=0.2", "facecolor": "white", "edgecolor": colours[k], "linewidth": width}
+        ax.text(*mean, str(k), ha="center", va="center", fontsize="small", bbox=box, clip_on=True)
+    ax.set_xlabel(str(names[i]) if names else f"column {i}")
+    ax.set_ylabel(str(names[j]) if names else f"column {j}")
+    return ax
+
+
+def plot_bound(model, *, ax=None):
+    """The lower bound, `model.lower_bounds_`, after each iteration of `fit`: mean nats per row, which never falls.
+
+    Raises ImportError without matplotlib, NotFittedError for a model without `lower_bounds_`.
+
+    >>> import lvm
+    >>> model = lvm.GaussianMixture(2, random_state=0).fit(lvm.datasets.load_faithful())
+    >>> ax = lvm.plotting.plot_bound(model)                    # doctest: +SKIP
+    """
+    bounds = getattr(model, "lower_bounds_", None)
+    if bounds is None:
+        raise interop(NotFittedError)(
+            f"plot_bound needs a fitted model that keeps lower_bounds_, got {type(model).__name__}. Call fit(X) first."
+        )
+    ax = _axes(ax)
+    from matplotlib.ticker import MaxNLocator
+
+    ax.plot(np.arange(1, len(bounds) + 1), bounds, color=COLOURS[0], marker="." if len(bounds) <= 50 else None)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.set_xlabel("iteration")
+    ax.set_ylabel("lower bound, mean nats per row")
+    return ax
+
+
+def plot_images(images, *, shape=None, titles=None, ax=None):
+    """A grid of small grey pictures, dark where the value is high; all share one scale.
+
+    images (K,D) or (K,height,width); shape (height, width) of a row of length D, by default a square.
+    titles: K short texts to stand above them.
+
+    Raises ImportError without matplotlib, ValueError where rows do not have the shape.
+
+    >>> import lvm
+    >>> ax = lvm.plotting.plot_images(lvm.datasets.load_digits()[:10])      # doctest: +SKIP
+    """
+    images = np.asarray(images, dtype=float)
+    if images.ndim == 2:
+        side = round(images.shape[1] ** 0.5)
+        shape = (side, side) if shape is None else tuple(shape)
+        if np.prod(shape) != images.shape[1]:
+            raise ValueError(f"shape must be (height, width) of {images.shape[1]} pixels, got {shape}.")
+        images = images.reshape(-1, *shape)
+    ax = _axes(ax)
+    K, height, width = images.shape
+    across = min(K, max(1, round((K * 2.5) ** 0.5)))
+    down = -(-K // across)
+    top = 1 if titles is None else max(2, height // 4)  # rows of pixels left free above each picture
+    canvas = np.full((down * (height + top), across * (width + 1) - 1), np.nan)
+    for k, image in enumerate(images):
+        y, x = k // across * (height + top) + top, k % across * (width + 1)
+        canvas[y : y + height, x : x + width] = image
+        if titles is not None:
+            ax.text(x + (width - 1) / 2, y - 0.8, titles[k], ha="center", va="bottom", fontsize="small")
+    ax.imshow(canvas, cmap="gray_r", interpolation="nearest")
+    ax.set_axis_off()
+    return ax

@@ -1,0 +1,107 @@
+"""Where a climb begins: rows that stand for all, and seeds among them. Apart from lvm.mixture, for families to come.
+
+Everything here sees only the weighted distribution of the rows: a row of weight 2 counts as that row twice, and the
+order of the rows does not matter. Rows are put in order along a random direction, t = ((x - mean) / scale) . v, and a
+draw is a point of the cumulated weights in that order. Columns count in units of their own spread.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+LARGEST = 2**18  # rows that a start looks at
+_CHUNK = 2**14
+
+
+class Rows(NamedTuple):
+    """X (n,D) with weights w (n,), the columns' means (D,), standard deviations (D,) (1 for a constant one) and var."""
+
+    X: np.ndarray
+    w: np.ndarray
+    mean: np.ndarray
+    scale: np.ndarray
+    var: np.ndarray
+
+
+def rows(X, w, rng) -> Rows:
+    """X (N,D) and w (N,) or None, or a systematic sample of them by weight (Madow 1949) when N > LARGEST.
+
+    Raises ValueError when the squares of some column would leave the range of X's dtype."""
+    if len(X) > LARGEST:
+        n = min(LARGEST, max(2**22 // X.shape[1], 2**12))
+        at = (np.arange(n) + rng.random()) / n
+        if w is None:
+            index = (at * len(X)).astype(np.int64)
+        else:
+            cumulated = np.cumsum(w)
+            index = np.minimum(np.searchsorted(cumulated, at * cumulated[-1], side="right"), len(X) - 1)
+        X, w = np.ascontiguousarray(X[index]), None
+    if w is None:
+        w = np.ones(len(X))
+    some = w > 0
+    W, first = w.sum(), X[some.argmax()].astype(float)
+    mean, var = first.copy(), np.zeros(X.shape[1])
+    with np.errstate(over="ignore", invalid="ignore", under="ignore"):
+        for c in _chunks(len(X)):
+            mean += (w[c, None] * (X[c] - first)).sum(0) / W
+        for c in _chunks(len(X)):
+            var += (w[c, None] * (X[c] - mean) ** 2).sum(0) / W
+        least, most = (1e-15, 1e15) if X.dtype == np.float32 else (1e-140, 1e140)
+        sd = np.sqrt(var)
+        constant = sd <= 4 * np.finfo(X.dtype).eps * np.abs(mean)
+        for j in np.flatnonzero(~constant & ~((sd >= least) & (sd <= most)) | (var == 0)):
+            if np.any(X[some, j] != first[j]):
+                raise ValueError(
+                    f"Column {j} of X has a standard deviation of {sd[j]:.3g}, which must be between {least:g} and "
+                    f"{most:g} for {X.dtype} so that squares can be held. Try scaling X."
+                )
+    var[constant] = 0
+    return Rows(X, w, mean, np.where(constant, 1.0, sd), var)
+
+
+def _chunks(n):
+    return [slice(a, a + _CHUNK) for a in range(0, n, _CHUNK)]
+
+
+def in_order(r: Rows, rng):
+    """Row numbers along a random direction."""
+    v = rng.standard_normal(len(r.mean)) / r.scale
+    t = np.concatenate([((r.X[c] - r.mean) * v).sum(1) for c in _chunks(len(r.X))])
+    return np.argsort(t, kind="stable")
+
+
+def seeds(k, r: Rows, K, rng, *, spread=True, given=None):
+    """K rows to begin at, besides the points `given` (G,D): -> (K,D) float64.
+
+    spread: greedy k-means++ (Arthur & Vassilvitskii 2007): among 2 + log K rows drawn with probability w d², d the
+    distance to the nearest seed so far, the one that leaves the least sum of w d². Else rows drawn by weight alone,
+    none equal to an earlier one while others are left."""
+    order = in_order(r, rng)
+    w, inverse = r.w[order], (1 / r.scale).astype(r.X.dtype)
+    tries = 2 + int(np.log(K)) if spread else 1
+    found, d2 = [], np.full(len(r.X), np.inf, r.X.dtype)
+    if given is not None:
+        for z in np.asarray(given, r.X.dtype):
+            d2 = np.minimum(d2, _distances(k, r.X, z[None], inverse)[0])
+    for _ in range(K):
+        left = w if not np.isfinite(d2[0]) else w * (d2[order] if spread else d2[order] > 0)
+        cumulated = np.cumsum(left)
+        if not cumulated[-1] > 0:  # fewer different rows than seeds
+            cumulated = np.cumsum(w)
+        draws = np.searchsorted(cumulated, rng.random(tries) * cumulated[-1], side="right")
+        Z = r.X[order[np.minimum(draws, len(order) - 1)]]
+        nearest = np.minimum(d2, _distances(k, r.X, Z, inverse))
+        if tries == 1:
+            best = 0
+        else:
+            left_over = np.array([(r.w * x).sum() for x in nearest])
+            best = int(np.argmax(left_over <= left_over.min() * (1 + 1e-9)))  # the first of equals, whatever the rounding
+        found.append(Z[best])
+        d2 = nearest[best]
+    return np.array(found, dtype=float)
+
+
+def _distances(k, X, Z, inverse):
+    d2 = np.empty((len(Z), len(X)), X.dtype)
+    k.mixture.squared_distances(X, np.ascontiguousarray(Z), inverse, d2)
+    return d2

@@ -1,0 +1,205 @@
+"""The command line: the demo reaches its references and says so, and `info` never fails, however odd the place."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import lvm
+from lvm import __main__ as command
+
+ROOT = Path(lvm.__file__).parents[1]
+TABLE = ["model", "data", "N x D", "seconds", "score", "reference", "met"]
+
+
+def run(*arguments, cwd, prelude="", **environment):
+    """`python -m lvm ...` in a new process; `prelude` runs first; a variable set to None is taken away."""
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8", **environment}
+    env = {name: value for name, value in env.items() if value is not None}
+    code = f"import runpy, sys; sys.argv[1:] = {arguments!r}\n{prelude}\nrunpy.run_module('lvm', run_name='__main__')"
+    options = {"capture_output": True, "text": True, "encoding": "utf-8"}
+    return subprocess.run([sys.executable, "-c", code], cwd=cwd, env=env, **options)
+
+
+def info(tmp_path, **options):
+    """The labels and texts that `info` prints; later lines of a text joined to its first."""
+    done = run("info", cwd=tmp_path, **options)
+    assert done.returncode == 0, done.stderr
+    lines = re.sub(r"\n {15}", " | ", done.stdout).splitlines()
+    return {line[:14].strip(): line[15:] for line in lines}
+
+
+# ---------------------------------------------------------------------------------------------------------------- demo
+
+
+def test_demo_reaches_every_reference_and_draws_every_model(tmp_path):
+    done = run("demo", cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    head, *rows = (re.split(r"\s{2,}", line) for line in done.stdout.partition("\n\n")[0].splitlines())
+    assert head == TABLE
+    assert [row[:2] for row in rows] == [[name, data] for name, data, *_ in command.DEMO]
+    assert [row[-1] for row in rows if len(row) == 7] == ["yes"] * sum(row[-1] is not None for row in command.DEMO)
+    assert "nats per row" in done.stdout
+    assert "lvm demo" in done.stderr  # the progress bar
+    pictures = sorted((tmp_path / "lvm-demo").iterdir())
+    assert len(pictures) == len(command.DEMO)
+    assert all(picture.read_bytes().startswith(b"\x89PNG") for picture in pictures)
+
+
+def test_demo_without_matplotlib_prints_the_table_and_says_how_to_install_it(tmp_path):
+    done = run("demo", cwd=tmp_path, prelude="sys.modules['matplotlib'] = None")
+    assert done.returncode == 0, done.stderr
+    assert "faithful" in done.stdout
+    assert [line for line in done.stdout.splitlines() if 'pip install "lvm[plot]"' in line]
+    assert not list(tmp_path.iterdir())
+
+
+def rows(reference):
+    """One quick line of the demo."""
+    return [("quick", "faithful", command._mixture(1, "full"), command._faithful, reference)]
+
+
+@pytest.mark.parametrize(("off", "met", "status"), [(0, "yes", 0), (2e-8, "no", 1), (-2e-8, "no", 1)])
+def test_a_missed_reference_is_shown_and_gives_status_1(off, met, status, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(command, "DEMO", rows(-1289.79674505 / 272 + off))
+    assert command.main(["demo", "--out", str(tmp_path / "new" / "folder")]) == status
+    printed = capsys.readouterr().out
+    assert printed.splitlines()[1].split()[-1] == met
+    assert ("1 of the references missed" in printed) == bool(status)
+    assert [p.name for p in (tmp_path / "new" / "folder").iterdir()] == ["quick-faithful.png"]
+
+
+def test_a_model_without_a_reference_has_empty_places(tmp_path, capsys):
+    assert command.demo(str(tmp_path), rows(None)) == 0
+    head, line = capsys.readouterr().out.splitlines()[:2]
+    assert len(line) <= head.index("reference")
+
+
+def test_the_table_is_aligned(tmp_path, capsys):
+    command.demo(str(tmp_path), rows(-1.0) + [("a longer name", *rows(-10.5)[0][1:])])
+    head, *lines = capsys.readouterr().out.splitlines()[:3]
+    ends = [head.index(word) + len(word) for word in ("score", "reference")]
+    assert all(line[end - 1].isdigit() and line[end] == " " for line in lines for end in ends)
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path, capsys):
+    (tmp_path / "file").touch()
+    with pytest.raises(SystemExit, match="2"):
+        command.main(["demo", "--out", str(tmp_path / "file")])
+    assert re.search(r"cannot write pictures: .*file.*--out", capsys.readouterr().err)
+
+
+# ---------------------------------------------------------------------------------------------------------------- info
+
+
+def test_info_names_everything_that_a_bug_report_needs(tmp_path):
+    said = info(tmp_path)
+    packages = ["numpy", "scipy", "numba", "llvmlite", "safetensors", "tqdm", "matplotlib"]
+    here = ["system", "processor", "threads", "BLAS", "kernel cache", "CUDA", "environment"]
+    assert list(said) == ["lvm", "python", *packages, *here]
+    assert said["lvm"].startswith(lvm.__version__)
+    assert not [text for text in said.values() if text.startswith("unknown")]
+
+
+@pytest.mark.parametrize(
+    ("set_to", "said"),
+    [
+        ({"LVM_NUM_THREADS": "3", "OMP_NUM_THREADS": "2"}, "3, from LVM_NUM_THREADS"),
+        ({"NUMBA_NUM_THREADS": "1", "OMP_NUM_THREADS": "2"}, "1, from NUMBA_NUM_THREADS"),
+        ({"LVM_NUM_THREADS": "many", "OMP_NUM_THREADS": "5,2"}, "5, from OMP_NUM_THREADS"),
+        ({}, f"{lvm.get_num_threads()}, from set_num_threads"),
+    ],
+)
+def test_threads_say_what_decided_them(set_to, said, monkeypatch):
+    for name in ("LVM_NUM_THREADS", "NUMBA_NUM_THREADS", "OMP_NUM_THREADS"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in set_to.items():
+        monkeypatch.setenv(name, value)
+    try:
+        if not set_to:
+            lvm.set_num_threads(lvm.get_num_threads())
+        assert command._threads().startswith(said + ";")
+    finally:
+        lvm.set_num_threads(None)
+
+
+def test_a_variable_that_overrules_openblas_comes_with_a_word(tmp_path):
+    said = info(tmp_path, OPENBLAS_CORETYPE="Nehalem", OPENBLAS_NUM_THREADS="1")
+    assert "OPENBLAS_CORETYPE=Nehalem  <- overrules OpenBLAS's choice of kernels" in said["environment"]
+    if "OpenBLAS" not in said["BLAS"]:
+        pytest.skip("NumPy here has another BLAS")
+    assert "threads: 1" in said["BLAS"]
+
+
+def test_without_a_home_info_still_answers(tmp_path):
+    assert not info(tmp_path, HOME=None, XDG_CACHE_HOME=None)["kernel cache"].startswith("unknown")
+
+
+def test_a_cache_folder_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    place = str(tmp_path / "file" / "cache")
+    said = info(tmp_path, NUMBA_CACHE_DIR=place)["kernel cache"]
+    assert f"NUMBA_CACHE_DIR={place} is set but cannot be written" in said
+
+
+def test_the_cache_folder_is_measured(tmp_path):
+    place = str(tmp_path / "cache")
+    said = info(tmp_path, NUMBA_CACHE_DIR=place)["kernel cache"]
+    assert said.startswith(place)
+    assert "(writable, 0 files, 0.0 MB)" in said
+
+
+def test_a_folder_that_the_terminal_cannot_spell_does_not_stop_info(tmp_path):
+    place = str(tmp_path / "мех")
+    assert "\\u043c" in info(tmp_path, NUMBA_CACHE_DIR=place, PYTHONIOENCODING="ascii")["kernel cache"]
+
+
+def test_packages_that_are_missing_or_broken_do_not_stop_info(tmp_path):
+    prelude = "for name in ('matplotlib', 'numba', 'scipy'): sys.modules[name] = None"
+    said = info(tmp_path, prelude=prelude)
+    assert said["matplotlib"] == 'not installed; pictures need it: pip install "lvm[plot]"'
+    assert said["numba"] == said["scipy"] == "not installed"
+    assert said["BLAS"].startswith("unknown (")
+    assert said["numpy"][0].isdigit()
+
+
+def test_a_gpu_tool_that_fails_does_not_stop_info(tmp_path):
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text("#!/bin/sh\necho 'GPU 0: Some GPU'\n")
+    tool.chmod(0o755)
+    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+    if os.name == "posix":
+        assert "| GPU 0: Some GPU" in info(tmp_path, PATH=path)["CUDA"]
+    tool.write_text("not a program")
+    assert info(tmp_path, PATH=path)["CUDA"]
+
+
+def test_show_versions_prints_the_same(capsys):
+    lvm.show_versions()
+    shown = capsys.readouterr().out
+    assert command.main(["info"]) == 0
+    assert capsys.readouterr().out == shown
+
+
+# ------------------------------------------------------------------------------------------------------------- command
+
+
+def test_without_a_command_there_is_help(capsys):
+    assert command.main([]) == 0
+    printed = capsys.readouterr().out
+    assert "demo" in printed
+    assert "info" in printed
+
+
+def test_an_unknown_command_has_status_2(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        command.main(["fly"])
+    assert "invalid choice: 'fly'" in capsys.readouterr().err
+
+
+def test_the_command_line_is_cheap_to_import():
+    code = "import sys, lvm.__main__; sys.exit(bool({'numpy', 'scipy', 'numba', 'tqdm'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
