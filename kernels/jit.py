@@ -26,7 +26,9 @@ _warned = False
 
 def cache_folder() -> str:
     """Where compiled kernels are kept between processes (NUMBA_CACHE_DIR overrules it), or "" if nowhere."""
-    cache = _cache(kernel, {})
+    from .cpu import mixture  # numba names the folder after that of the source file
+
+    cache = _cache(mixture.squared_distances, {})
     return "" if cache is None else str(cache.cache_path)
 
 

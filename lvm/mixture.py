@@ -1,6 +1,7 @@
 """Gaussian mixtures by EM: the estimator."""
 
 import contextlib
+from typing import Any
 
 import numpy as np
 
@@ -17,8 +18,8 @@ from .estimator import (
     check_sample_weight,
     warn,
 )
-from .fit import Climb, em
-from .objectives.mixture import Collapsed, Mixture, Params
+from .fit import em
+from .objectives.mixture import Collapsed, Mixture
 
 TYPES = ("full", "tied", "diag", "spherical")
 STARTS = ("k-means++", "kmeans", "random_from_data", "random")
@@ -103,7 +104,37 @@ class GaussianMixture(Estimator):
     array([0, 1, 0])
     """
 
+    weights_: np.ndarray
+    means_: np.ndarray
+    covariances_: np.ndarray
+    precisions_: np.ndarray
+    precisions_cholesky_: np.ndarray
+    reg_covar_: np.ndarray
+    lower_bound_: float
+    lower_bounds_: list[float]
+    n_iter_: int
+    converged_: bool
+
     _kind = "density_estimator"
+    _schema = 1
+
+    @staticmethod
+    def _state(params):
+        shape = {"full": ("K", "D", "D"), "tied": ("D", "D"), "diag": ("K", "D"), "spherical": ("K",)}
+        of_covariances = shape[params["covariance_type"]]
+        matrix = params["covariance_type"] in ("full", "tied")
+        return {
+            "weights_": ("f", ("K",), "prob"),
+            "means_": ("f", ("K", "D"), "finite"),
+            "covariances_": ("f", of_covariances, "finite" if matrix else "positive"),
+            "precisions_": ("f", of_covariances, "finite" if matrix else "positive"),
+            "precisions_cholesky_": ("f", of_covariances, "upper" if matrix else "positive"),
+            "reg_covar_": ("f", ("D",), "nonnegative"),
+            "lower_bound_": (float, (), "finite"),
+            "lower_bounds_": (float, ("*",), "finite"),
+            "n_iter_": (int, (), "nonnegative"),
+            "converged_": (bool, (), None),
+        }
 
     def __init__(
         self,
@@ -190,10 +221,11 @@ class GaussianMixture(Estimator):
         given = self._last(X.shape[1]) if warm else self._given(X.shape[1])
         if self.reg_covar == 0 and kind != "spherical" and (rows.var == 0).any():
             raise NumericalError(
-                f"Column {int((rows.var == 0).argmax())} of X is constant, so that with reg_covar=0 every covariance is "
-                "singular. Try reg_covar=1e-6, or leave that column out."
+                f"Column {int((rows.var == 0).argmax())} of X is constant, so that with reg_covar=0 every covariance "
+                "is singular. Try reg_covar=1e-6, or leave that column out."
             )
-        best, error, objective = None, None, None
+        best: Any = None  # (sound, bound, climb)
+        objective = None
         for i in range(1 if warm else self.n_init):
             mu, v = self._means_and_spread(k, rows, rng, given[1])
             if objective is None:  # one R for all starts, so that their bounds compare
@@ -206,8 +238,9 @@ class GaussianMixture(Estimator):
             ]
             try:
                 climb, repairs = self._climb(objective, begin, rows, v, rng, i)
-            except NumericalError as e:
-                error = e
+            except NumericalError:
+                if best is None and i == self.n_init - 1 or warm:
+                    raise
                 continue
             except KeyboardInterrupt:
                 if best is None:
@@ -218,8 +251,6 @@ class GaussianMixture(Estimator):
                 best = (*rank, climb)
             if climb.interrupted:
                 return best[2]._replace(interrupted=True), R
-        if best is None:
-            raise error
         return best[2], R
 
     def _climb(self, objective, begin, rows, v, rng, i):
@@ -235,8 +266,8 @@ class GaussianMixture(Estimator):
                 which += ", ".join(map(str, e.components))
                 if repairs == REPAIRS:
                     raise NumericalError(
-                        f"{which} collapsed again after {REPAIRS} repairs: the covariance is not positive definite. Try "
-                        f"fewer than {K} components, a larger reg_covar, or scaling X."
+                        f"{which} collapsed again after {REPAIRS} repairs: the covariance is not positive definite. "
+                        f"Try fewer than {K} components, a larger reg_covar, or scaling X."
                     ) from None
                 warn(f"{which} collapsed on too few rows, and began again elsewhere.", RuntimeWarning)
                 begin = self._repaired(e, objective, rows, v, rng)
@@ -270,7 +301,7 @@ class GaussianMixture(Estimator):
             mu = rows.mean + np.sqrt(rows.var) * rng.standard_normal((K, D))
         else:
             mu = starts.seeds(k, rows, K, rng, spread=self.init_params != "random_from_data")
-        # groups: responsibilities under covariances so small that a row belongs to the nearest mean, and to all of equals
+        # groups: under covariances so small a row belongs to the nearest mean, and in equal parts to equally near ones
         kind = "diag" if self.covariance_type == "spherical" else self.covariance_type
         hard = Mixture(k, kind, k.put(rows.X), k.put(rows.w), np.zeros(D))
         tiny, equal = hard.diagonal((HARD * rows.scale) ** 2, K), np.full(K, 1 / K)

@@ -149,14 +149,14 @@ def _encode(estimator) -> bytes:
             if name not in _ONLY_FOR_FIT:
                 raise
             params[name] = None
-            warn(f"A model file cannot keep {name}={repr(value)[:100]}: the loaded model will have {name}=None.")
+            warn(f"A model file cannot keep the {type(value).__name__} in {name}: the loaded model has {name}=None.")
     for name, (kind, _, _) in _table(estimator).items():
         name = name.removesuffix("?")
         value = getattr(estimator, name, None)
-        if value is not None and isinstance(kind, str):
+        if isinstance(value, np.ndarray) and isinstance(kind, str):
             arrays[name] = _plain(value)
         elif value is not None:
-            fitted[name] = _pack(value.tolist() if isinstance(value, np.ndarray) else value, name, {})
+            fitted[name] = _pack(value.tolist() if kind is str and isinstance(value, np.ndarray) else value, name, {})
     info = {
         "format": _FORMAT,
         "class": type(estimator).__name__,
@@ -234,11 +234,14 @@ def _pack(value, name, arrays):
         return {"tuple": [_pack(v, name, arrays) for v in value]}
     if isinstance(value, dict) and all(isinstance(key, str) for key in value):
         return {"dict": {key: _pack(v, name, arrays) for key, v in value.items()}}
-    if isinstance(value, np.ndarray) and value.dtype.name in _DTYPES.values():
-        key = f"param{len(arrays)}_{name}"
-        arrays[key] = _plain(value)
-        return {"array": key}
-    what = f"an array of {value.dtype}" if isinstance(value, np.ndarray) else f"a {type(value).__name__}"
+    what = f"a {type(value).__name__}"
+    if hasattr(value, "__array__"):  # also a data frame
+        a = _plain(value)
+        if a.dtype.name in _DTYPES.values():
+            key = f"param{len(arrays)}_{name}"
+            arrays[key] = a
+            return {"array": key}
+        what = f"an array of {a.dtype}"
     raise _Wrong(f"{name} holds {what}, which a model file cannot keep", f"Try another {name}, or pickle the model.")
 
 
@@ -283,15 +286,20 @@ def _json(text):
 
 
 def _spd(a):
-    """Symmetric up to the rounding of float32, and with a Cholesky factor in float64. (..., D, D)"""
-    a = a.astype(np.float64)
-    scale = np.sqrt(np.abs(np.diagonal(a, axis1=-2, axis2=-1)))
-    apart = np.abs(a - np.swapaxes(a, -1, -2))
+    """Whether matrices (..., D, D) are symmetric and positive definite, up to the rounding of their dtype."""
+    if not np.isfinite(a).all() or not (_diagonal(a) > 0).all():
+        return False
+    D, scale = a.shape[-1], np.sqrt(_diagonal(a).astype(np.float64))
+    unit = a / scale[..., :, None] / scale[..., None, :]
     try:
-        np.linalg.cholesky(a)
+        np.linalg.cholesky(unit + 4 * D * np.finfo(a.dtype).eps * np.eye(D))
     except np.linalg.LinAlgError:
         return False
-    return (apart <= 1e-5 * scale[..., :, None] * scale[..., None, :]).all()
+    return (np.abs(unit - np.swapaxes(unit, -1, -2)) <= 1e-5).all()
+
+
+def _diagonal(a):
+    return np.diagonal(a, axis1=-2, axis2=-1)
 
 
 _RULES = {  # name: the rule as messages have it, the test
@@ -302,7 +310,11 @@ _RULES = {  # name: the rule as messages have it, the test
         "at least 0 and sum to 1 along the last axis",
         lambda a: (a >= 0).all() and (np.abs(a.sum(-1, dtype=np.float64) - 1) <= 1e-5).all(),
     ),
-    "spd": ("symmetric positive definite", lambda a: np.isfinite(a).all() and _spd(a)),
+    "spd": ("symmetric positive definite", _spd),
+    "upper": (
+        "finite and upper triangular, with a diagonal above 0",
+        lambda a: np.isfinite(a).all() and (np.triu(a) == a).all() and (_diagonal(a) > 0).all(),
+    ),
 }
 
 
@@ -463,7 +475,7 @@ def _sweep(folder):
     """Delete what saves that were killed left behind a day ago or earlier."""
     with contextlib.suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
-            if _TEMPORARY.fullmatch(entry.name):
+            if entry.name.endswith(".tmp"):
                 with contextlib.suppress(OSError):
                     if time.time() - entry.stat(follow_symlinks=False).st_mtime > _DAY:
                         os.unlink(entry.path)

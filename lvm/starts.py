@@ -95,7 +95,9 @@ def seeds(k, r: Rows, K, rng, *, spread=True, given=None):
             best = 0
         else:
             left_over = np.array([(r.w * x).sum() for x in nearest])
-            best = int(np.argmax(left_over <= left_over.min() * (1 + 1e-9)))  # the first of equals, whatever the rounding
+            best = int(
+                np.argmax(left_over <= left_over.min() * (1 + 1e-9))
+            )  # the first of those equal but for rounding
         found.append(Z[best])
         d2 = nearest[best]
     return np.array(found, dtype=float)

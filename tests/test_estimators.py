@@ -650,16 +650,20 @@ def test_not_fitted_says_what_to_do(X):
 # ------------------------------------------------------------------------------------------------- the environment
 
 
-def test_the_simulator_of_cuda_changes_no_bit_on_the_cpu(X, tmp_path):
-    """conftest.py switches it on for all tests: they would say little if the CPU's kernels were others then."""
+def test_neither_the_simulator_nor_the_cache_changes_a_bit(X, tmp_path):
+    """conftest.py switches on the simulator of CUDA; the other process has none, compiles all kernels anew, and then
+    finds them in its cache. (A helper that LLVM does not inline is found by name, in a fresh process in other code.)"""
     code = (
         "import sys, numpy as np, lvm\n"
         "X = np.load(sys.argv[1])\n"
         "print(lvm.GaussianMixture(n_components=2, random_state=0).fit(X).score_samples(X).tobytes().hex())"
     )
     np.save(tmp_path / "X.npy", X)
+    here = two().fit(X).score_samples(X).tobytes().hex()
     root = os.path.dirname(os.path.dirname(os.path.abspath(lvm.__file__)))
-    env = {**os.environ, "NUMBA_ENABLE_CUDASIM": "0", "PYTHONPATH": root}
-    done = subprocess.run([sys.executable, "-c", code, tmp_path / "X.npy"], env=env, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == two().fit(X).score_samples(X).tobytes().hex()
+    env = {**os.environ, "NUMBA_ENABLE_CUDASIM": "0", "NUMBA_CACHE_DIR": str(tmp_path), "PYTHONPATH": root}
+    for state_of_cache in "empty", "full":
+        command = [sys.executable, "-c", code, tmp_path / "X.npy"]
+        done = subprocess.run(command, env=env, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.strip() == here, f"cache {state_of_cache}"

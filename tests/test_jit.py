@@ -213,6 +213,12 @@ print([w.category.__name__ for w in caught], str(caught[0].message))
     assert warned.endswith("Set NUMBA_CACHE_DIR to a writable folder to keep compiled kernels.")
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="LOCALAPPDATA is not so easily moved")
+def test_the_cache_is_the_users_not_the_packages(folder):  # where `pip uninstall` would leave it behind
+    home = {"NUMBA_CACHE_DIR": "", "HOME": str(folder), "XDG_CACHE_HOME": str(folder / "home")}
+    assert python(folder, "print(jit.cache_folder())", **home).startswith(str(folder))
+
+
 @pytest.mark.parametrize("limit", [10, 4096])  # bytes: too few for the index; enough for the index, not for the code
 def test_a_full_disk_costs_one_warning(folder, limit):
     pytest.importorskip("resource", reason="file size limits are a Unix matter")

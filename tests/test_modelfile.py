@@ -1,5 +1,6 @@
 """Model files: every bit comes back, a damaged or hostile file gets one clear error, a crash leaves old or new."""
 
+import contextlib
 import errno
 import importlib.util
 import json
@@ -108,7 +109,7 @@ def same(a, b):
         return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
     if isinstance(a, (list, tuple)):
         return len(a) == len(b) and all(map(same, a, b))
-    return a == b and repr(a) == repr(b) or a != a and b != b
+    return (a == b and repr(a) == repr(b)) or (a != a and b != b)
 
 
 def opened(data):
@@ -232,7 +233,7 @@ def test_other_tools_read_the_arrays(toy, path):
 )
 def test_a_generator_is_saved_as_none_with_a_warning_that_points_here(toy, path, generator):
     toy.set_params(random_state=generator)
-    with pytest.warns(UserWarning, match=r"cannot keep random_state=.*will have random_state=None") as caught:
+    with pytest.warns(UserWarning, match=r"cannot keep the \w+ in random_state: .* random_state=None") as caught:
         toy.save(path)
     assert caught[0].filename == __file__
     assert load(path).random_state is None
@@ -284,6 +285,8 @@ def test_only_the_estimators_of_the_table_are_saved(toy, path):
         ("means_", np.ones((K + 1, D)), r"means_ must have the shape \('K', 'D'\), got \(3, 3\), where .*'K': 2"),
         ("means_", np.ones((K, D + 1)), r"means_ must have the shape \('K', 'D'\), got \(2, 4\), where {'D': 3"),
         ("means_", np.ones(K), r"means_ must have the shape \('K', 'D'\), got \(2,\)"),
+        ("means_", [[1.0] * D] * K, r"means_ must be an array of float32 or float64, got \[\[1"),
+        ("bounds_", np.ones(2), "a value is wrong: {.array.: .param0_bounds_.}"),
         ("pair_", np.ones(3), r"pair_ must have the shape \(2,\), got \(3,\)"),
         ("weights_", np.ones(0), r"weights_ must have the shape \('K',\), got \(0,\)"),
         ("weights_", np.array([0.5, 0.6]), "weights_ must be at least 0 and sum to 1 along the last axis, and is not"),
@@ -596,6 +599,7 @@ def change(rng, tree):
         node.insert(key, node[key])
 
 
+@np.errstate(all="ignore")
 def forged(rng, data):
     """A file with other values, names, shapes or dtypes, and the checksum made right again."""
     info, arrays = opened(data)
@@ -622,15 +626,14 @@ def forged(rng, data):
             del arrays[name]
         else:
             arrays[rng.choice(["more", "_cache", "a.b", "fit", "means_", "weights_"])] = a
-    with np.errstate(all="ignore"):
-        return closed(info, arrays)
+    return closed(info, arrays)
 
 
 def assert_sound(model):
     """What a Toy must be, said a second time and without the table."""
     assert type(model) is Toy
     assert isinstance(model.n_components, int)
-    assert 1 <= model.n_components
+    assert model.n_components >= 1
     k = len(model.weights_)
     assert k >= 1
     assert model.n_features_in_ == D
@@ -641,7 +644,13 @@ def assert_sound(model):
     assert all(np.isfinite(a).all() for a in (model.weights_, model.means_, model.covariances_))
     assert (model.weights_ >= 0).all()
     assert abs(model.weights_.sum() - 1) < 2e-5
-    assert (np.linalg.eigvalsh(model.covariances_) if model.shape == "full" else model.covariances_).min() > 0
+    variances = np.diagonal(model.covariances_, axis1=1, axis2=2) if model.shape == "full" else model.covariances_
+    assert (variances > 0).all()
+    if model.shape == "full":
+        scale = np.sqrt(variances)
+        correlations = model.covariances_ / scale[:, :, None] / scale[:, None, :]
+        np.testing.assert_allclose(correlations, correlations.swapaxes(1, 2), rtol=0, atol=1e-5)
+        assert (np.linalg.eigvalsh(correlations) > -1e-5).all()
     assert model.counts_.shape == (k,)
     assert model.counts_.min() >= 0
     assert (model.kept_.dtype, model.kept_.ndim, model.pair_.shape, model.offset_.shape) == (bool, 1, (2,), ())
@@ -659,33 +668,23 @@ def assert_sound(model):
     assert vars(model).keys() <= known
 
 
-@pytest.mark.parametrize("seed", range(2))
-def test_a_damaged_file_is_refused_or_has_the_same_content(toy, path, seed):
+def test_a_damaged_file_is_refused_or_has_the_same_content(toy, path):
     toy.init = np.ones((K, D))
     save(toy, path)
-    data, want, rng, refused = path.read_bytes(), vars(load(path)), random.Random(seed), 0
-    tracemalloc.start()
-    try:
-        for _ in range(1500):
-            path.write_bytes(damaged(rng, data))
-            tracemalloc.reset_peak()
-            before = tracemalloc.get_traced_memory()[0]
-            try:
-                assert same(vars(load(path)), want)
-            except ModelFileError as e:
-                assert str(e).startswith("Cannot load")
-                refused += 1
-            assert tracemalloc.get_traced_memory()[1] - before < 20 * len(data) + 200_000
-    finally:
-        tracemalloc.stop()
+    data, want, rng, refused = path.read_bytes(), vars(load(path)), random.Random(0), 0
+    for _ in range(1500):
+        path.write_bytes(damaged(rng, data))
+        try:
+            assert same(vars(load(path)), want)
+        except ModelFileError:
+            refused += 1
     assert 1200 < refused < 1500
 
 
-@pytest.mark.parametrize("seed", range(2))
-def test_a_forged_file_is_refused_or_gives_a_sound_model(toy, path, seed):
+def test_a_forged_file_is_refused_or_gives_a_sound_model(toy, path):
     toy.init = np.ones((K, D))
     save(toy, path)
-    data, rng, refused = path.read_bytes(), random.Random(seed), 0
+    data, rng, refused = path.read_bytes(), random.Random(1), 0
     for _ in range(1500):
         path.write_bytes(forged(rng, data))
         try:
@@ -697,6 +696,24 @@ def test_a_forged_file_is_refused_or_gives_a_sound_model(toy, path, seed):
         save(model, path)
         assert same(vars(load(path)), vars(model))
     assert 800 < refused < 1450
+
+
+def test_a_hostile_file_takes_no_more_memory_than_its_size_allows(toy, path):
+    save(toy, path)
+    data, rng = path.read_bytes(), random.Random(2)
+    files = [damaged(rng, data) for _ in range(300)]
+    files += [framed(b'{"a":[' + b"[]," * 340_000 + b"[]]}"), framed(b'{"a":"' + b"\\u0001" * 170_000 + b'"}')]
+    tracemalloc.start()
+    try:
+        for file in files:
+            path.write_bytes(file)
+            tracemalloc.reset_peak()
+            before = tracemalloc.get_traced_memory()[0]
+            with contextlib.suppress(ModelFileError):
+                load(path)
+            assert tracemalloc.get_traced_memory()[1] - before < 30 * len(file) + 100_000
+    finally:
+        tracemalloc.stop()
 
 
 # ------------------------------------------------------------------------------------------------------ crash and disk

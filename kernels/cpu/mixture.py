@@ -12,7 +12,7 @@ are one flat float64 vector S, which adds:
 S0 = sum_n w r, S1 = sum_n w r y, S2 = sum_n w r y y' (lower triangle; tied: summed over k), l = sum_n w log p(x_n).
 w (N,) float64 weights of the rows, or (0,) for all one. Dempster, Laird & Rubin 1977; Bishop 2006, eq. 9.23-9.28.
 
-Loops run over tiles of 256 rows, transposed so that the innermost loop goes along the rows and vectorises.
+Loops run over tiles of 128 rows, transposed so that the innermost loop goes along the rows and vectorises.
 """
 
 import math
@@ -24,14 +24,14 @@ from .. import pool
 from ..jit import FAST, kernel
 from ..shared.scalar import exp, log
 
-TILE = 256  # rows of a tile: long enough to pay for its sums, short enough for the nearest caches
+TILE = 128  # rows of a tile: long enough to pay for its sums, short enough for the nearest caches
 WAVE = 64  # blocks whose partial sums are held at once
 
 
 # ---------------------------------------------------------------------------------------- pieces of a tile
 @register_jitable
 def _load(X, w, n0, m, XT, wt):
-    """Rows n0 .. n0+m of X (N,D) to XT (>=D, TILE), weights to wt (TILE,). Rows past m repeat the last, with weight 0."""
+    """Rows n0 .. n0+m of X (N,D) to XT (D,TILE), weights to wt (TILE,). Rows past m repeat the last, with weight 0."""
     for s in range(m):
         for d in range(X.shape[1]):
             XT[d, s] = X[n0 + s, d]
@@ -61,25 +61,23 @@ def _padded(A, P):
 
 
 @register_jitable
-def _project(p, Y, n, t):
-    """t = sum_{j<n} p[j] Y[j], n a multiple of 4. One write beside eight reads: what LLVM still vectorises."""
-    T = p.dtype.type
+def _project(P, i, Y, t):
+    """Rows i and i+1 of P Y, P lower triangular, but for the last four columns: t (2,TILE), and where those begin.
+
+    t = sum_{j<last} P[i:i+2, j] Y[j]. Two rows by four columns: six loads and two stores for eight products."""
+    T = P.dtype.type
+    t0, t1, last = t[0], t[1], i // 4 * 4
     for s in range(TILE):
-        t[s] = T(0)
-    j = 0
-    while j + 8 <= n:
-        p0, p1, p2, p3, p4, p5, p6, p7 = p[j], p[j + 1], p[j + 2], p[j + 3], p[j + 4], p[j + 5], p[j + 6], p[j + 7]
-        y0, y1, y2, y3, y4, y5, y6, y7 = Y[j], Y[j + 1], Y[j + 2], Y[j + 3], Y[j + 4], Y[j + 5], Y[j + 6], Y[j + 7]
-        for s in range(TILE):
-            t[s] += (p0 * y0[s] + p1 * y1[s] + p2 * y2[s] + p3 * y3[s]) + (
-                p4 * y4[s] + p5 * y5[s] + p6 * y6[s] + p7 * y7[s]
-            )
-        j += 8
-    if j < n:
-        p0, p1, p2, p3 = p[j], p[j + 1], p[j + 2], p[j + 3]
+        t0[s] = T(0)
+        t1[s] = T(0)
+    for j in range(0, last, 4):
+        a0, a1, a2, a3 = P[i, j], P[i, j + 1], P[i, j + 2], P[i, j + 3]
+        b0, b1, b2, b3 = P[i + 1, j], P[i + 1, j + 1], P[i + 1, j + 2], P[i + 1, j + 3]
         y0, y1, y2, y3 = Y[j], Y[j + 1], Y[j + 2], Y[j + 3]
         for s in range(TILE):
-            t[s] += p0 * y0[s] + p1 * y1[s] + p2 * y2[s] + p3 * y3[s]
+            t0[s] += a0 * y0[s] + a1 * y1[s] + a2 * y2[s] + a3 * y3[s]
+            t1[s] += b0 * y0[s] + b1 * y1[s] + b2 * y2[s] + b3 * y3[s]
+    return last
 
 
 @register_jitable
@@ -199,18 +197,24 @@ def _weighted_sum(wt, v):
 
 @register_jitable
 def _distances_full(XT, mu, P, Y, t, q):
-    """q[k] = |P_k (x - mu_k)|².   XT (>=D,TILE), P (K,Q,Q) padded, Y (Q,TILE) and t (TILE,) scratch, q (K,TILE) out."""
+    """q[k] = |P_k (x - mu_k)|².   XT (D,TILE), P (K,Q,Q) padded, Y (Q,TILE), t (2,TILE) scratch  ->  q (K,TILE)."""
     T = XT.dtype.type
     K, D = mu.shape
     for k in range(K):
         _centre(XT, mu[k], Y)
-        x = q[k]
+        x, A = q[k], P[k]
         for s in range(TILE):
             x[s] = T(0)
-        for i in range(D):
-            _project(P[k, i], Y, (i + 4) // 4 * 4, t)
+        for i in range(0, D, 2):
+            j = _project(A, i, Y, t)
+            t0, t1 = t[0], t[1]
+            a0, a1, a2, a3 = A[i, j], A[i, j + 1], A[i, j + 2], A[i, j + 3]
+            b0, b1, b2, b3 = A[i + 1, j], A[i + 1, j + 1], A[i + 1, j + 2], A[i + 1, j + 3]
+            y0, y1, y2, y3 = Y[j], Y[j + 1], Y[j + 2], Y[j + 3]
             for s in range(TILE):
-                x[s] += t[s] * t[s]
+                u = t0[s] + (a0 * y0[s] + a1 * y1[s] + a2 * y2[s] + a3 * y3[s])
+                v = t1[s] + (b0 * y0[s] + b1 * y1[s] + b2 * y2[s] + b3 * y3[s])
+                x[s] += u * u + v * v
 
 
 @register_jitable
@@ -223,13 +227,19 @@ def _distances_tied(XT, mu, P, Y, t, v, q):
         x = q[k]
         for s in range(TILE):
             x[s] = T(0)
-    for i in range(D):
-        _project(P[i], Y, (i + 4) // 4 * 4, t)
-        for k in range(K):
-            x, vk = q[k], v[k, i]
+    for i in range(0, D, 2):
+        j = _project(P, i, Y, t)
+        for e in range(min(2, D - i)):
+            te = t[e]
+            a0, a1, a2, a3 = P[i + e, j], P[i + e, j + 1], P[i + e, j + 2], P[i + e, j + 3]
+            y0, y1, y2, y3 = Y[j], Y[j + 1], Y[j + 2], Y[j + 3]
             for s in range(TILE):
-                u = t[s] - vk
-                x[s] += u * u
+                te[s] += a0 * y0[s] + a1 * y1[s] + a2 * y2[s] + a3 * y3[s]
+            for k in range(K):
+                x, vk = q[k], v[k, i + e]
+                for s in range(TILE):
+                    u = te[s] - vk
+                    x[s] += u * u
 
 
 @register_jitable
@@ -277,7 +287,7 @@ def _statistics_full(X, w, mu, P, c, lo, hi, S):
     t, top, total = np.empty(TILE, X.dtype), np.empty(TILE, X.dtype), np.empty(TILE, X.dtype)
     for n0 in range(lo, hi, TILE):
         _load(X, w, n0, min(TILE, hi - n0), XT, wt)
-        _distances_full(XT, mu, Pq, Y, t, q)
+        _distances_full(XT, mu, Pq, Y, V, q)
         _normalise(q, c, t, top, total)
         _log_density(top, total, t)
         S[-1] += _weighted_sum(wt, t)
@@ -309,7 +319,7 @@ def _statistics_tied(X, w, mu, P, c, lo, hi, S):
     both, unused = np.zeros((K, K)), np.zeros(D)
     for n0 in range(lo, hi, TILE):
         _load(X, w, n0, min(TILE, hi - n0), XT, wt)
-        _distances_tied(XT, mu, Pq, Y, t, v, q)
+        _distances_tied(XT, mu, Pq, Y, V, v, q)
         _normalise(q, c, t, top, total)
         _log_density(top, total, t)
         S[-1] += _weighted_sum(wt, t)
@@ -389,7 +399,7 @@ def _rows(cost, least=TILE):
 
 
 def _accumulate(block, N, rows, S):
-    """S = sum over blocks of what block(lo, hi, out) leaves in out, added in block order: the same bits for any threads."""
+    """S = sum of what block(lo, hi, out) leaves in out, added in block order: the same bits for any threads."""
     n_blocks = -(-N // rows)
     if n_blocks == 1:
         block(0, N, S)
@@ -412,7 +422,7 @@ def statistics_full(X, w, mu, P, c, S):
 
 
 def statistics_tied(X, w, mu, P, c, S):
-    """S of the module docstring for one covariance shared by all.   X (N,D), w (N,) or (0,), mu (K,D), P (D,D), c (K,)."""
+    """S of the module docstring for one covariance.   X (N,D), w (N,) or (0,), mu (K,D), P (D,D), c (K,)."""
     K, D = mu.shape
     rows = _rows(D * (D + 8) + K * (4 * D + K + 8), 2 * TILE)
     _accumulate(lambda lo, hi, out: _statistics_tied(X, w, mu, P, c, lo, hi, out), len(X), rows, S)
@@ -451,12 +461,13 @@ def _posterior_full(X, mu, P, c, lo, hi, log_px, labels, r):
     Pq = np.empty((K, Q, Q), X.dtype)
     for k in range(K):
         _padded(P[k], Pq[k])
-    XT, Y, q, wt = np.empty((D, TILE), X.dtype), np.zeros((Q, TILE), X.dtype), np.empty((K, TILE), X.dtype), np.empty(TILE)
+    XT, Y, V = np.empty((D, TILE), X.dtype), np.zeros((Q, TILE), X.dtype), np.empty((2, TILE), X.dtype)
+    q, wt = np.empty((K, TILE), X.dtype), np.empty(TILE)
     t, top, total = np.empty(TILE, X.dtype), np.empty(TILE, X.dtype), np.empty(TILE, X.dtype)
     for n0 in range(lo, hi, TILE):
         m = min(TILE, hi - n0)
         _load(X, wt[:0], n0, m, XT, wt)
-        _distances_full(XT, mu, Pq, Y, t, q)
+        _distances_full(XT, mu, Pq, Y, V, q)
         _answer(q, c, n0, m, t, top, total, log_px, labels, r)
 
 
@@ -467,12 +478,13 @@ def _posterior_tied(X, mu, P, c, lo, hi, log_px, labels, r):
     Pq = np.empty((Q, Q), X.dtype)
     _padded(P, Pq)
     v = _whitened_means(mu, Pq)
-    XT, Y, q, wt = np.empty((D, TILE), X.dtype), np.zeros((Q, TILE), X.dtype), np.empty((K, TILE), X.dtype), np.empty(TILE)
+    XT, Y, V = np.empty((D, TILE), X.dtype), np.zeros((Q, TILE), X.dtype), np.empty((2, TILE), X.dtype)
+    q, wt = np.empty((K, TILE), X.dtype), np.empty(TILE)
     t, top, total = np.empty(TILE, X.dtype), np.empty(TILE, X.dtype), np.empty(TILE, X.dtype)
     for n0 in range(lo, hi, TILE):
         m = min(TILE, hi - n0)
         _load(X, wt[:0], n0, m, XT, wt)
-        _distances_tied(XT, mu, Pq, Y, t, v, q)
+        _distances_tied(XT, mu, Pq, Y, V, v, q)
         _answer(q, c, n0, m, t, top, total, log_px, labels, r)
 
 
@@ -493,7 +505,7 @@ def _in_blocks(f, N, rows, *args):
 
 
 def posterior_full(X, mu, P, c, log_px, labels, r):
-    """log p(x_n) to log_px (N,), argmax_k r to labels (N,) int64, responsibilities to r (N,K); a size of 0 skips one."""
+    """log p(x) to log_px (N,), argmax_k r to labels (N,) int64, responsibilities to r (N,K); a size of 0 skips one."""
     K, D = mu.shape
     _in_blocks(_posterior_full, len(X), _rows(K * D * (D + 8), 2 * TILE), X, mu, P, c, log_px, labels, r)
 

@@ -47,13 +47,13 @@ def words(seed, stream, step, block):
 
 @shared
 def uniform32(w):
-    """A float32 in the open interval (0, 1) from a word: (j + 1/2)/2^23, j its 23 upper bits. Exact, never 0 or 1."""
+    """A float32 in the open interval (0, 1) from a word: (j + 1/2)/2^23, j the 23 upper bits. Exact."""
     return (np.float32(w >> np.uint64(9)) + np.float32(0.5)) * np.float32(2.0**-23)
 
 
 @shared
 def uniform64(v, w):
-    """A float64 in the open interval (0, 1) from two words: (j + 1/2)/2^52, j their 52 upper bits. Exact, never 0 or 1."""
+    """A float64 in the open interval (0, 1) from two words: (j + 1/2)/2^52, j the 52 upper bits. Exact."""
     return (np.float64((v << np.uint64(20)) | (w >> np.uint64(12))) + np.float64(0.5)) * np.float64(2.0**-52)
 
 

@@ -5,10 +5,10 @@
 Arguments are float32 or float64 and so is the result; nothing on the way is wider. No function branches (each
 `a if c else b` compiles to a select), calls libm or looks up a table, so a loop over an array runs in vector registers.
 NaN stays NaN. Largest relative error against mpmath: 5e-16 in float64, 3e-7 in float32 (below the smallest normal
-number, half the smallest denormal).
+number: the smallest denormal). Integers are refused, njit by a TypingError: write softplus(float(x)).
 
-Arguments are reduced as in Cody & Waite (Software Manual for the Elementary Functions, 1980); the polynomials are Taylor
-series, cut where the next term is below rounding: float64 goes further than float32.
+Arguments are reduced as in Cody & Waite (Software Manual for the Elementary Functions, 1980). The polynomials are
+Taylor series, cut where the next term is below rounding: float64 goes further than float32.
 """
 
 import math
@@ -26,15 +26,18 @@ LN2_LOW = -2.1219444005469058e-4  # log(2) - LN2_HIGH
 
 
 def bits(x):
-    """The bits of a float as an unsigned integer of its width. Takes a Python float too."""
+    """The bits of a float as an unsigned integer of its width. Raises TypeError for anything but float32 or float64."""
     x = np.asarray(x)[()]
+    if x.dtype not in (np.float32, np.float64):
+        raise TypeError(f"x must be float32 or float64, got {x.dtype}. Try float(x).")
     return x.view(np.uint32 if x.dtype == np.float32 else np.uint64)
 
 
 def from_bits(i, x):
-    """The float of x's type with the bits of the integer i (its lower half, if x is float32)."""
-    x = np.asarray(x)
-    return np.uint32(i & np.uint64(0xFFFFFFFF)).view(np.float32) if x.dtype == np.float32 else np.uint64(i).view(x.dtype)
+    """The float of x's type with the bits of the integer i."""
+    if isinstance(x, np.float32):
+        return np.uint32(i).view(np.float32)
+    return np.uint64(i).view(np.float64)
 
 
 @overload(bits)
@@ -89,7 +92,8 @@ def exp_parts(x):
     r = (x - k * T(LN2_HIGH)) - k * T(LN2_LOW)
     p = T(1 / 40320)
     if not is_float32(x):
-        p += r * (T(1 / 362880) + r * (T(1 / 3628800) + r * (T(1 / 39916800) + r * (T(1 / 479001600) + r * T(1 / 6227020800)))))
+        p = T(1 / 39916800) + r * (T(1 / 479001600) + r * T(1 / 6227020800))
+        p = T(1 / 40320) + r * (T(1 / 362880) + r * (T(1 / 3628800) + r * p))
     p = T(1 / 6) + r * (T(1 / 24) + r * (T(1 / 120) + r * (T(1 / 720) + r * (T(1 / 5040) + r * p))))
     return k, r + r * r * (T(1 / 2) + r * p)
 
@@ -107,10 +111,9 @@ def exp(x):
 
 @shared
 def log1p_small(f):
-    """log(1 + f) for f in [-0.293, 0.415], accurate near 0 too.
+    """log(1 + f) = 2 artanh s = 2 (s + s³/3 + s⁵/5 + ...),   s = f/(2+f),   f in [-0.293, 0.415]; accurate near 0 too.
 
-    = 2 artanh s = 2 (s + s³/3 + s⁵/5 + ...),   s = f/(2+f);   summed as f - f²/2 + s (f²/2 + 2s²/3 + 2s⁴/5 + ...), in which
-    the rounding of s hardly counts (FDLIBM, Sun Microsystems 1993)."""
+    Summed as f - f²/2 + s (f²/2 + 2s²/3 + 2s⁴/5 + ...), in which the rounding of s hardly counts (FDLIBM, Sun 1993)."""
     T = type(f)
     s = f / (T(2) + f)
     z = s * s
@@ -159,8 +162,7 @@ def log1p_unit(e):
 def tanh(x):
     """tanh x = E/(E + 2),   E = e^2x - 1 = 2^k q + (2^k - 1).   With h = tanh x:   tanh' = 1 - h²"""
     T = type(x)
-    y = x + x
-    k, q = exp_parts(T(-44) if y < T(-44) else T(44) if y > T(44) else y)  # tanh 22 rounds to 1
+    k, q = exp_parts(T(2) * (T(-22) if x < T(-22) else T(22) if x > T(22) else x))  # tanh 22 rounds to 1
     scale = power2(k)
     y = scale * q + (scale - T(1))
     return y / (y + T(2))
@@ -186,7 +188,7 @@ def bernoulli_nll(a, t):
     """-log Bern(t | sigmoid(a)) and its slope.    l = softplus(a) - t a,   dl/da = sigmoid(a) - t.
 
     a, t of one type, t in [0, 1]. With e = e^-|a|, c = e/(1+e) and b = [a >= 0] - t:   l = log(1+e) + a b and
-    dl/da = b - c if a >= 0, else b + c; no difference of large numbers, so a sure and right unit keeps its tiny loss."""
+    dl/da = b - c if a >= 0, else b + c; no large numbers cancel: a unit that is sure and right keeps its tiny loss."""
     T = type(a)
     e = exp(-abs(a))
     c = e / (T(1) + e)

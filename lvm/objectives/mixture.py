@@ -1,8 +1,8 @@
 """Gaussian mixtures: the bound of EM and its maximum, over a kernel set.
 
 p(x) = sum_k pi_k N(x | mu_k, Sigma_k). With responsibilities r_nk = q(z_n = k), any r gives a bound
-    sum_n w_n sum_k r_nk [log pi_k + log N(x_n | mu_k, Sigma_k) - tr(R Sigma_k^-1)/2 - log r_nk]  <=  what r = softmax gives.
-E step: r_nk = softmax_k(a_nk), where the bound touches l = sum_n w_n logsumexp_k a_nk (kernels, module docstring).
+    sum_n w_n sum_k r_nk [log pi_k + log N(x_n | mu_k, Sigma_k) - tr(R Sigma_k^-1)/2 - log r_nk].
+E step: r_nk = softmax_k(a_nk) is the best, where the bound touches l = sum_n w_n logsumexp_k a_nk (kernels, docstring).
 M step: the gradient of the bound in pi (with a multiplier for sum pi = 1), mu_k and Sigma_k^-1 is zero at
     pi_k = S0_k / W,    mu_k += S1_k / S0_k,    Sigma_k = E_k[(x - mu_k)(x - mu_k)'] + R,
 so with R > 0 it is l, with its trace term, that never falls: the bound of data smeared by N(0, diag R). R = 0 leaves
@@ -25,7 +25,7 @@ class Params(NamedTuple):
 
 
 class Collapsed(Exception):
-    """Components whose covariance is not positive definite, or that lost all weight; with the parameters as they were."""
+    """Components without positive definite covariance or without any weight, and the parameters as they were."""
 
     def __init__(self, components, params):
         super().__init__(components)

@@ -1,0 +1,1 @@
+"""How fast lvm is, and how right: see README.md for what to run. asv reads the files here; peers/ compares."""

@@ -1,0 +1,94 @@
+"""Gaussian mixtures: time of an EM iteration, of fits and of answers, peak memory, and the error that goes with them."""
+
+import os
+import statistics
+import time
+import warnings
+
+import lvm
+from lvm import GaussianMixture
+
+from . import problems
+
+SIZES = problems.SMALL if os.environ.get("LVM_BENCH_SMALL") == "1" else problems.MIXTURES
+TYPES = ["full", "tied", "diag", "spherical"]
+
+
+def fit(X, start, covariance_type, steps):
+    """A fit of so many EM steps from a given start."""
+    K = len(start["weights_init"])
+    model = GaussianMixture(K, covariance_type=covariance_type, tol=0, reg_covar=0, max_iter=steps, **start)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that it has not converged is the point
+        model.fit(X)
+    if model.n_iter_ != steps:
+        raise RuntimeError(f"{steps} steps were asked for, {model.n_iter_} were taken")
+    return model
+
+
+class Iteration:
+    """One EM step: (t(n2) - t(n1)) / (n2 - n1), the median of 5."""
+
+    params = (TYPES, list(SIZES), ["float64", "float32"])
+    param_names = ("covariance_type", "size", "dtype")
+    unit = "s"
+
+    def setup(self, covariance_type, size, dtype):
+        N, D, K, self.n1, self.n2 = SIZES[size]
+        self.X, self.start = problems.mixture(N, D, K, dtype, covariance_type)
+        fit(self.X, self.start, covariance_type, 1)  # compiles
+
+    def seconds(self, covariance_type, steps):
+        start = time.perf_counter()
+        fit(self.X, self.start, covariance_type, steps)
+        return time.perf_counter() - start
+
+    def track_em_iteration(self, covariance_type, size, dtype):
+        gains = [self.seconds(covariance_type, self.n2) - self.seconds(covariance_type, self.n1) for _ in range(5)]
+        return statistics.median(gains) / (self.n2 - self.n1)
+
+    track_em_iteration.unit = "s"
+
+
+class Model:
+    """What a user waits for: a fit of 10 steps with its start, and the answers of a fitted model."""
+
+    params = (["full", "diag"], list(SIZES))
+    param_names = ("covariance_type", "size")
+
+    def setup(self, covariance_type, size):
+        N, D, K = SIZES[size][:3]
+        self.X, start = problems.mixture(N, D, K, covariance_type=covariance_type)
+        self.new = GaussianMixture(K, covariance_type=covariance_type, max_iter=10, tol=0, random_state=0)
+        self.model = fit(self.X, start, covariance_type, 5)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            GaussianMixture(2, covariance_type=covariance_type, max_iter=1, random_state=0).fit(
+                self.X[:100]
+            )  # compiles
+        self.model.predict_proba(self.X[:100])
+        self.model.score_samples(self.X[:100])
+
+    def time_fit(self, covariance_type, size):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            self.new.fit(self.X)
+
+    def peakmem_fit(self, covariance_type, size):
+        self.time_fit(covariance_type, size)
+
+    def time_predict_proba(self, covariance_type, size):
+        self.model.predict_proba(self.X)
+
+    def time_score_samples(self, covariance_type, size):
+        self.model.score_samples(self.X)
+
+
+def track_faithful_error():
+    """|total log-likelihood - the exact maximum|, Old Faithful, two full components."""
+    X = lvm.datasets.load_faithful()
+    model = GaussianMixture(2, reg_covar=0, tol=1e-12, max_iter=5000, random_state=0).fit(X)
+    return abs(model.score_samples(X).sum() + 1130.26396018)
+
+
+track_faithful_error.unit = "nats"

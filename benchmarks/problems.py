@@ -1,0 +1,35 @@
+"""The data and starts that benchmarks share: the asv files here and peers/."""
+
+import numpy as np
+
+# name: N, D, K, and n1, n2, the steps between which an EM iteration is timed
+MIXTURES = {
+    "1000x2 K=3": (1000, 2, 3, 10, 210),
+    "100000x2 K=5": (100_000, 2, 5, 2, 22),
+    "100000x16 K=10": (100_000, 16, 10, 2, 12),
+    "100000x32 K=16": (100_000, 32, 16, 1, 5),
+    "20000x64 K=10": (20_000, 64, 10, 1, 7),
+}
+SMALL = {"300x3 K=2": (300, 3, 2, 2, 6)}
+
+
+def mixture(N, D, K, dtype="float64", covariance_type="full"):
+    """X (N,D) from K overlapping Gaussians, so that EM is far from done after some hundred steps, and a start:
+    weights (K,), means (K,D) that are rows of X, and precisions as scikit-learn has them for this covariance type."""
+    rng = np.random.default_rng(0)
+    centres, spread = rng.normal(scale=1.5, size=(K, D)), rng.normal(size=(K, D, D)) / D**0.5
+    X = np.concatenate(
+        [
+            c + rng.normal(size=(N * (k + 1) // K - N * k // K, D)) @ (np.eye(D) + S) / 2**0.5
+            for k, (c, S) in enumerate(zip(centres, spread))
+        ]
+    )
+    rng.shuffle(X)
+    Q = 1 / X.var(axis=0)
+    precisions = {
+        "full": np.repeat(np.diag(Q)[None], K, axis=0),
+        "tied": np.diag(Q),
+        "diag": np.repeat(Q[None], K, axis=0),
+        "spherical": np.full(K, Q.mean()),
+    }[covariance_type]
+    return X.astype(dtype), {"weights_init": np.full(K, 1 / K), "means_init": X[:K], "precisions_init": precisions}
