@@ -1,4 +1,4 @@
-"""Gaussian mixtures: time of an EM iteration, of fits and of answers, peak memory, and the error that goes with them."""
+"""Gaussian mixtures: time of an EM step, of fits and of answers, peak memory, and the error that goes with them."""
 
 import os
 import statistics

@@ -298,7 +298,7 @@ class Estimator:
         changed = []
         for name, default in self._defaults().items():
             value = getattr(self, name)
-            if value is not default and not (type(value) is type(default) and repr(value) == repr(default)):
+            if repr(value) != repr(default):
                 changed.append(f"{name}={value!r}")
         return f"{type(self).__name__}({', '.join(changed)})"
 

@@ -239,7 +239,7 @@ class GaussianMixture(Estimator):
             try:
                 climb, repairs = self._climb(objective, begin, rows, v, rng, i)
             except NumericalError:
-                if best is None and i == self.n_init - 1 or warm:
+                if warm or (best is None and i == self.n_init - 1):
                     raise
                 continue
             except KeyboardInterrupt:

@@ -475,7 +475,7 @@ def _sweep(folder):
     """Delete what saves that were killed left behind a day ago or earlier."""
     with contextlib.suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
-            if entry.name.endswith(".tmp"):
+            if _TEMPORARY.fullmatch(entry.name):
                 with contextlib.suppress(OSError):
                     if time.time() - entry.stat(follow_symlinks=False).st_mtime > _DAY:
                         os.unlink(entry.path)

@@ -317,6 +317,11 @@ def test_parameter_checks_say_what_they_want():
         (False, least, "The 'tol' parameter of Model must be a finite number of at least 0, got False instead."),
         ("x", choice, "The 'kind' parameter of Model must be one of 'full', 'diag', got 'x' instead."),
         (None, choice, "The 'kind' parameter of Model must be one of 'full', 'diag', got None instead."),
+        (
+            np.arange(2),
+            choice,
+            "The 'kind' parameter of Model must be one of 'full', 'diag', got array([0, 1]) instead.",
+        ),
         (["full"], choice, "The 'kind' parameter of Model must be one of 'full', 'diag', got ['full'] instead."),
         (1, is_bool, "The 'flag' parameter of Model must be True or False, got 1 instead."),
     ]:

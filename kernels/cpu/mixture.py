@@ -522,6 +522,11 @@ def posterior_diag(X, mu, P, c, log_px, labels, r):
     _in_blocks(_posterior_diag, len(X), _rows(K * (2 * D + 8)), X, mu, P, c, log_px, labels, r)
 
 
+# the serial kernel of one block of rows lo .. hi, for use in other jitted code: posterior_full.block.compiled("f8")
+statistics_full.block, statistics_tied.block, statistics_diag.block = _statistics_full, _statistics_tied, _statistics_diag
+posterior_full.block, posterior_tied.block, posterior_diag.block = _posterior_full, _posterior_tied, _posterior_diag
+
+
 # ---------------------------------------------------------------------------------------- M step, always float64
 @register_jitable
 def _means(S, mu, pi, new):
