@@ -17,7 +17,7 @@ def mixture(N, D, K, dtype="float64", covariance_type="full"):
     """X (N,D) from K overlapping Gaussians, so that EM is far from done after some hundred steps, and a start:
     weights (K,), means (K,D) that are rows of X, and precisions as scikit-learn has them for this covariance type."""
     rng = np.random.default_rng(0)
-    centres, spread = rng.normal(size=(K, D)), rng.normal(size=(K, D, D)) / D**0.5
+    centres, spread = rng.normal(scale=0.3, size=(K, D)), rng.normal(scale=0.3, size=(K, D, D)) / D**0.5
     X = np.concatenate(
         [
             c + rng.normal(size=(N * (k + 1) // K - N * k // K, D)) @ (np.eye(D) + S) / 2**0.5

@@ -405,13 +405,12 @@ def _read(f: BinaryIO, size: int) -> tuple[dict, dict[str, np.ndarray]]:
     if size != whole:
         raise _Wrong(f"it has {size} bytes, and its header says {whole}")
     try:
-        found = safetensors.numpy.load(start + header + f.read(size - 8 - length))
+        arrays = safetensors.numpy.load(start + header + f.read(size - 8 - length))
     except safetensors.SafetensorError as e:
         raise _Wrong(f"safetensors refuses it ({e})") from None
-    for name, a in found.items():
+    for name, a in arrays.items():
         if a.dtype == bool and a.size and a.view(np.uint8).max() > 1:
             raise _Wrong(f"{name} holds a byte that is neither 0 nor 1")
-    arrays = {name: a.copy() for name, a in found.items()}
     if info.pop("sha256") != _digest(arrays, info):
         raise _Wrong("its checksum does not match")
     return info, arrays

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from lvm.kernels.jit import FAST
-from lvm.kernels.shared import scalar
+from lvm.kernels.shared import philox, scalar
 
 mp = mpmath.mp.clone()
 mp.dps = 40
@@ -183,13 +183,25 @@ def test_cos_sin_match_mpmath(T, how):
         assert abs(mp.mpf(float(s)) - mp.sin(exact)) <= RTOL[T] * abs(mp.sin(exact)) + mp.mpf(10) ** -35, t
 
 
+@numba.njit
+def several(x, out):
+    """What returns more than one number."""
+    for i in range(x.size):
+        value, slope = scalar.bernoulli_nll(x[i], x[0])
+        c, s = scalar.cos_sin(x[i])
+        out[i] = value + slope + c + s + philox.normals32(1, 2, 3, i)[0] + philox.uniforms32(1, 2, 3, i)[0]
+
+
+def optimised(f, T):
+    f(np.ones(8, T), np.ones(8, T))
+    return next(v for k, v in f.inspect_llvm().items() if k[0].dtype == numba.from_dtype(np.dtype(T)))
+
+
 @optimised_
-@name_
+@pytest.mark.parametrize("name", [*EXACT, "several"])
 def test_float32_code_holds_no_double(name):
-    """On a GPU a stray float64 literal costs a factor of 2 to 64: the optimised code must not have one."""
-    f = loop(name, False)
-    f(np.ones(8, np.float32), np.ones(8, np.float32))
-    code = next(v for k, v in f.inspect_llvm().items() if k[0].dtype == numba.float32)
+    """On a GPU a stray float64 literal costs a factor of 2 to 64."""
+    code = optimised(several if name == "several" else loop(name, False), np.float32)
     assert " float " in code
     assert not [line for line in code.splitlines() if re.search(r"\bdouble\b", line)]
 
@@ -200,9 +212,7 @@ def test_float32_code_holds_no_double(name):
 @name_
 def test_loops_run_in_vector_registers(name, T, flags):
     """Packed multiplications and no calls left in the loop: four to ten times the speed of libm."""
-    f = loop(name, flags)
-    f(np.ones(8, T), np.ones(8, T))
-    code = next(v for k, v in f.inspect_llvm().items() if k[0].dtype == numba.from_dtype(np.dtype(T)))
+    code = optimised(loop(name, flags), T)
     word = "float" if T is np.float32 else "double"
     assert re.search(rf"\bfmul\b.*<\d+ x {word}>", code)
     assert not re.search(r"\bcall\b.*shared6scalar", code)

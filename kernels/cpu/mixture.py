@@ -22,14 +22,19 @@ from numba.extending import register_jitable
 
 from .. import pool
 from ..jit import FAST, kernel
-from ..shared.scalar import exp, log
+from ..shared.scalar import exp, log, shared
 
 TILE = 128  # rows of a tile: long enough to pay for its sums, short enough for the nearest caches
 WAVE = 64  # blocks whose partial sums are held at once
 
 
+# a piece left out of line has its own copy in every compiled kernel, of which the linker picks one: other bits from one
+# process to the next
+inlined = register_jitable(forceinline=True)
+
+
 # ---------------------------------------------------------------------------------------- pieces of a tile
-@register_jitable
+@inlined
 def _load(X, w, n0, m, XT, wt):
     """Rows n0 .. n0+m of X (N,D) to XT (D,TILE), weights to wt (TILE,). Rows past m repeat the last, with weight 0."""
     for s in range(m):
@@ -42,7 +47,7 @@ def _load(X, w, n0, m, XT, wt):
         wt[s] = 0.0
 
 
-@register_jitable
+@inlined
 def _centre(XT, mu, Y):
     """Y[d] = XT[d] - mu[d]."""
     for d in range(mu.size):
@@ -51,7 +56,7 @@ def _centre(XT, mu, Y):
             y[s] = x[s] - m
 
 
-@register_jitable
+@inlined
 def _padded(A, P):
     """The lower triangle of A (D,D) into P (>=D, >=D), zeros elsewhere: loops by fours then need no remainder."""
     P[:] = A.dtype.type(0)
@@ -60,7 +65,7 @@ def _padded(A, P):
             P[i, j] = A[i, j]
 
 
-@register_jitable
+@inlined
 def _project(P, i, Y, t):
     """Rows i and i+1 of P Y, P lower triangular, but for the last four columns: t (2,TILE), and where those begin.
 
@@ -80,7 +85,7 @@ def _project(P, i, Y, t):
     return last
 
 
-@register_jitable
+@inlined
 def _scatter(r, Y, V, D, S1, S2):
     """S1 += sum_s r y, S2 += sum_s r y y' (lower triangle).   r (TILE,), Y (>=D, TILE) with zero rows up to a multiple
     of 4, V (4, TILE) scratch. Four rows of r y against four of Y: sixteen sums live in registers."""
@@ -123,7 +128,7 @@ def _scatter(r, Y, V, D, S1, S2):
             _add4(S2, i + 3, j, D, a30, a31, a32, a33)
 
 
-@register_jitable
+@inlined
 def _add4(S2, i, j, D, a, b, c, d):
     """S2[i, j:j+4] += (a, b, c, d), as far as the lower triangle of (D,D) goes."""
     if i < D:
@@ -136,7 +141,7 @@ def _add4(S2, i, j, D, a, b, c, d):
             S2[i, j + 3] += d
 
 
-@register_jitable(fastmath={"contract"})
+@shared
 def _normalise(q, c, a, top, total):
     """a_k = c_k - q_k/2,  top = max_k a_k,  r_k = exp(a_k - top),  total = sum_k r_k:  log p = top + log(total).
 
@@ -167,14 +172,14 @@ def _normalise(q, c, a, top, total):
             total[s] += a[s]
 
 
-@register_jitable(fastmath={"contract"})
+@shared
 def _log_density(top, total, out):
     """out = top + log(total)."""
     for s in range(TILE):
         out[s] = top[s] + log(total[s])
 
 
-@register_jitable
+@inlined
 def _weigh(r, total, wt, out):
     """out[s] = w r / total, the weighted responsibility; returns its sum."""
     T = r.dtype.type
@@ -186,7 +191,7 @@ def _weigh(r, total, wt, out):
     return b
 
 
-@register_jitable
+@inlined
 def _weighted_sum(wt, v):
     """sum_s w v in float64."""
     b = 0.0
@@ -195,7 +200,7 @@ def _weighted_sum(wt, v):
     return b
 
 
-@register_jitable
+@inlined
 def _distances_full(XT, mu, P, Y, t, q):
     """q[k] = |P_k (x - mu_k)|².   XT (D,TILE), P (K,Q,Q) padded, Y (Q,TILE), t (2,TILE) scratch  ->  q (K,TILE)."""
     T = XT.dtype.type
@@ -217,7 +222,7 @@ def _distances_full(XT, mu, P, Y, t, q):
                 x[s] += u * u + v * v
 
 
-@register_jitable
+@inlined
 def _distances_tied(XT, mu, P, Y, t, v, q):
     """q[k] = |P (x - mu_0) - v_k|², v_k = P (mu_k - mu_0): one product with P a row instead of K."""
     T = XT.dtype.type
@@ -242,7 +247,7 @@ def _distances_tied(XT, mu, P, Y, t, v, q):
                     x[s] += u * u
 
 
-@register_jitable
+@inlined
 def _distances_diag(XT, mu, P, q):
     """q[k] = sum_d (P_kd (x_d - mu_kd))²."""
     T = XT.dtype.type
@@ -258,7 +263,7 @@ def _distances_diag(XT, mu, P, q):
                 x[s] += u * u
 
 
-@register_jitable
+@inlined
 def _whitened_means(mu, P):
     """v_k = P (mu_k - mu_0).   mu (K,D), P (>=D,>=D)  ->  v (K,D)."""
     K, D = mu.shape
@@ -435,7 +440,7 @@ def statistics_diag(X, w, mu, P, c, S):
 
 
 # ---------------------------------------------------------------------------------------- scoring
-@register_jitable
+@inlined
 def _answer(q, c, n0, m, t, top, total, log_px, labels, r):
     """log p(x), the most probable component and the responsibilities of rows n0 .. n0+m, each where it is asked for."""
     K = c.size
@@ -523,12 +528,16 @@ def posterior_diag(X, mu, P, c, log_px, labels, r):
 
 
 # the serial kernel of one block of rows lo .. hi, for use in other jitted code: posterior_full.block.compiled("f8")
-statistics_full.block, statistics_tied.block, statistics_diag.block = _statistics_full, _statistics_tied, _statistics_diag
+statistics_full.block, statistics_tied.block, statistics_diag.block = (
+    _statistics_full,
+    _statistics_tied,
+    _statistics_diag,
+)
 posterior_full.block, posterior_tied.block, posterior_diag.block = _posterior_full, _posterior_tied, _posterior_diag
 
 
 # ---------------------------------------------------------------------------------------- M step, always float64
-@register_jitable
+@inlined
 def _means(S, mu, pi, new):
     """pi_k = S0_k / sum S0,  mu_k + S1_k / S0_k.  A component without weight keeps its mean, and pi_k = 0."""
     K, D = mu.shape
@@ -595,7 +604,7 @@ def maximise_diag(S, mu, R, pi, new, Sigma):
             Sigma[k, d] = v
 
 
-@register_jitable
+@inlined
 def _invert_cholesky(A, P):
     """P = L^-1, lower triangular, A = L L'; False, with P = 0, when A is not positive definite to rounding.
 

@@ -1,0 +1,102 @@
+"""This library beside others: the same data, the same start, the same steps, one process, taking turns.
+
+    python benchmarks/peers/run.py mixture [--quick] [--sizes "1000x2 K=3" ...] [--repeat 5]
+
+A family's file in this folder gives
+
+    SIZES      name -> size, in the order of the table; QUICK, the names that --quick runs
+    PEERS      name -> build(problem) -> run(steps) -> result. It imports its library itself: an ImportError
+               leaves it out. This library comes first; ratios are to it.
+    problem(size), steps(size) -> (n1, n2), quality(problem, result) -> float, QUALITY (what that is)
+
+A step takes (t(n2) - t(n1)) / (n2 - n1), the median over repeats. Building and one run of each come before the clock
+starts, so that compilers are done. The quality after n1 steps shows whether all computed the same.
+"""
+
+import argparse
+import importlib
+import os
+import statistics
+import sys
+import time
+import warnings
+from pathlib import Path
+
+sys.path[:0] = [str(Path(__file__).parents[2])]  # the checkout's lvm, and benchmarks.problems
+
+OVERRULES = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE", "MKL_ENABLE_INSTRUCTIONS", "MKL_CBWR")
+
+
+def clock(run, steps):
+    """Seconds that run(steps) takes."""
+    start = time.perf_counter()
+    run(steps)
+    return time.perf_counter() - start
+
+
+def compare(family, size, repeat, missing):
+    """Rows (peer, seconds a step, quality) for one size."""
+    problem, (n1, n2) = family.problem(size), family.steps(size)
+    runs = {}
+    for name, build in family.PEERS.items():
+        if name in missing:
+            continue
+        try:
+            runs[name] = build(problem)
+        except ImportError as e:
+            missing[name] = str(e)
+    quality = {name: family.quality(problem, run(n1)) for name, run in runs.items()}
+    steps = {name: [] for name in runs}
+    for _ in range(repeat):
+        for name, run in runs.items():  # taking turns, so that a busy moment hits all alike
+            steps[name].append((clock(run, n2) - clock(run, n1)) / (n2 - n1))
+    return [(name, statistics.median(steps[name]), quality[name]) for name in runs]
+
+
+def table(rows):
+    """Lines with the columns aligned: words to the left, numbers to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    return ["  ".join(c.ljust(w) if i < 2 else c.rjust(w) for i, (c, w) in enumerate(zip(r, widths))) for r in rows]
+
+
+def main():
+    """Parse the command line, measure, print."""
+    here = Path(__file__).parent
+    families = sorted(p.stem for p in here.glob("*.py") if p != Path(__file__))
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("family", choices=families)
+    parser.add_argument("--quick", action="store_true", help="small sizes, two repeats")
+    parser.add_argument("--sizes", nargs="+", metavar="SIZE", help="only these, by the names that the table has")
+    parser.add_argument("--repeat", type=int, default=5, help="repeats, of which the median counts (default: 5)")
+    options = parser.parse_args()
+    family = importlib.import_module(options.family)
+    sizes = options.sizes or (family.QUICK if options.quick else list(family.SIZES))
+    for name in sizes:
+        if name not in family.SIZES:
+            parser.error(f"unknown size {name!r}; there are {', '.join(map(repr, family.SIZES))}")
+    warnings.simplefilter("ignore")  # nothing converges here, on purpose
+
+    import lvm
+
+    lvm.show_versions()
+    overruled = [v for v in OVERRULES if v in os.environ]
+    print(
+        "BLAS kernels  ",
+        f"OVERRULED by {', '.join(overruled)}: users do not have that" if overruled else "its own choice",
+    )
+
+    missing, rows = {}, [("size", "library", "ms a step", "times lvm", family.QUALITY)]
+    for name in sizes:
+        print(f"... {name}", file=sys.stderr, flush=True)
+        results = compare(family, family.SIZES[name], 2 if options.quick else options.repeat, missing)
+        ours = results[0][1]
+        for peer, seconds, quality in results:
+            rows.append((name, peer, f"{1e3 * seconds:.3f}", f"{seconds / ours:.1f}", f"{quality:.6f}"))
+    print()
+    print("\n".join(table(rows)))
+    if missing:
+        print(f"\nnot here: {'; '.join(f'{name} ({why})' for name, why in missing.items())}")
+
+
+if __name__ == "__main__":
+    main()
