@@ -24,11 +24,9 @@ _lock = threading.RLock()  # numba compiles one function at a time
 _warned = False
 
 
-def cache_folder() -> str:
-    """Where compiled kernels are kept between processes (NUMBA_CACHE_DIR overrules it), or "" if nowhere."""
-    from .cpu import mixture  # numba names the folder after that of the source file
-
-    cache = _cache(mixture.squared_distances, {})
+def cache_folder(py) -> str:
+    """Where compiled code of `py` and its file is kept between processes (NUMBA_CACHE_DIR overrules it), or ""."""
+    cache = _cache(py, {})
     return "" if cache is None else str(cache.cache_path)
 
 

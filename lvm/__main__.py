@@ -189,9 +189,9 @@ def _openblas(path: str) -> "str | None":
 
 
 def _cache():
-    from .kernels import jit
+    from .kernels import jit, load
 
-    folder = jit.cache_folder()
+    folder = jit.cache_folder(load("cpu").mixture.squared_distances)
     if not folder:
         return "none: no folder can be written, so each process compiles anew. Set NUMBA_CACHE_DIR to a writable one"
     files = [entry for entry in os.scandir(folder) if entry.is_file()] if os.path.isdir(folder) else []

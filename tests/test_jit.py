@@ -216,7 +216,7 @@ print([w.category.__name__ for w in caught], str(caught[0].message))
 @pytest.mark.skipif(sys.platform == "win32", reason="LOCALAPPDATA is not so easily moved")
 def test_the_cache_is_the_users_not_the_packages(folder):  # where `pip uninstall` would leave it behind
     home = {"NUMBA_CACHE_DIR": "", "HOME": str(folder), "XDG_CACHE_HOME": str(folder / "home")}
-    assert python(folder, "print(jit.cache_folder())", **home).startswith(str(folder))
+    assert python(folder, "print(jit.cache_folder(fresh().scale))", **home).startswith(str(folder))
 
 
 @pytest.mark.parametrize("limit", [10, 4096])  # bytes: too few for the index; enough for the index, not for the code

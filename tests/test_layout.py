@@ -1,6 +1,8 @@
 """The house keeps its shape: who imports whom, what is shipped, what `import lvm` costs, one face for twins."""
 
 import ast
+import doctest
+import importlib
 import os
 import subprocess
 import sys
@@ -254,3 +256,8 @@ def test_public_things_have_docstrings(name):
             if isinstance(node, ast.ClassDef):
                 todo += [(f"{owner}.{node.name}", inner) for inner in node.body]
     assert silent == []
+
+
+@pytest.mark.parametrize("name", [n for n in MODULES if within(n, "lvm.kernels")])
+def test_examples_in_kernels_run(name):  # pytest itself would import them as `kernels`, which refuses
+    assert doctest.testmod(importlib.import_module(name), optionflags=doctest.NORMALIZE_WHITESPACE).failed == 0

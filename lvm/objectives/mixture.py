@@ -93,30 +93,21 @@ class Mixture:
 
     def __init__(self, k, kind, X, w, R):
         self.k, self.X, self.w, self.R, self.kind = k, X, w, np.ascontiguousarray(R, dtype=float), kind
-        loops = "diag" if kind == "spherical" else kind
-        self._statistics = getattr(k.mixture, f"statistics_{loops}")
-        self._maximise = getattr(k.mixture, f"maximise_{loops}")
-        self._factor = getattr(k.mixture, f"factor_{loops}")
-
-    def shape(self, K):
-        """Of Sigma, P and S2 for K components."""
-        D = len(self.R)
-        return {"full": (K, D, D), "tied": (D, D)}.get(self.kind, (K, D))
-
-    def params(self, pi, mu, Sigma):
-        """Params from weights, means and covariances. Raises Collapsed."""
-        P, c = np.empty(Sigma.shape), np.empty(len(pi))
-        self._factor(pi, Sigma, self.R, P, c)
-        new = Params(pi, mu, Sigma, P, c)
-        if not c.min() > -np.inf:
-            raise Collapsed(np.flatnonzero(~(c > -np.inf)), new)
-        return new
+        self._statistics = getattr(k.mixture, "statistics_" + ("diag" if kind == "spherical" else kind))
+        self._maximise = getattr(k.mixture, f"maximise_{kind}")
 
     def diagonal(self, v, K):
         """Sigma (of this kind) with variances v (D,) for each of K components."""
-        v = v if self.kind != "spherical" else np.full_like(v, v.mean())
-        shape = self.shape(K)
+        v, D = v if self.kind != "spherical" else np.full_like(v, v.mean()), len(v)
+        shape = {"full": (K, D, D), "tied": (D, D)}.get(self.kind, (K, D))
         return np.broadcast_to(np.diag(v) if self.kind in ("full", "tied") else v, shape).copy()
+
+    def params(self, pi, mu, Sigma):
+        """Params to begin at. Raises Collapsed, with all components, when a covariance is not positive definite."""
+        P, log_det = factors(Sigma, self.kind)
+        square = (P**2).sum(axis=-2) if self.kind in ("full", "tied") else P**2
+        c = np.log(pi) + log_det - 0.5 * len(self.R) * np.log(2 * np.pi) - 0.5 * (square * self.R).sum(-1)
+        return _sound(Params(pi, mu, Sigma, P, c))
 
     def statistics(self, p):
         """E step: Statistics at p."""
@@ -128,8 +119,26 @@ class Mixture:
     def maximise(self, s):
         """M step: Params. Raises Collapsed."""
         K, D = s.mu.shape
-        pi, mu, Sigma = np.empty(K), np.empty((K, D)), np.empty(s.shape)
-        self._maximise(s.S, s.mu, self.R, pi, mu, Sigma)
-        if self.kind == "spherical":
-            Sigma[:] = Sigma.mean(axis=1, keepdims=True)
-        return self.params(pi, mu, Sigma)
+        p = Params(np.empty(K), np.empty((K, D)), np.empty(s.shape), np.empty(s.shape), np.empty(K))
+        self._maximise(s.S, s.mu, self.R, *p)
+        return _sound(p)
+
+
+def factors(Sigma, kind):
+    """P, inverse Cholesky factors of covariances (one over roots of variances), and log|P|; nan where there is none."""
+    if kind not in ("full", "tied"):
+        P = 1 / np.sqrt(Sigma)
+        return P, np.log(P).sum(-1)
+    try:
+        L = np.linalg.cholesky(Sigma)
+    except np.linalg.LinAlgError:
+        return np.zeros_like(Sigma), np.nan
+    P = np.tril(np.linalg.solve(L, np.broadcast_to(np.eye(L.shape[-1]), L.shape)))
+    return P, np.log(np.diagonal(P, axis1=-2, axis2=-1)).sum(-1)
+
+
+def _sound(p):
+    """p, or Collapsed."""
+    if not p.c.min() > -np.inf:
+        raise Collapsed(np.flatnonzero(~(p.c > -np.inf)), p)
+    return p
