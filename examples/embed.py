@@ -16,7 +16,7 @@ squared_distances = k.mixture.squared_distances.block.compiled(np.float64)  # th
 
 @numba.njit(nogil=True)
 def alarms(X, good, width, threshold, out):
-    """out[n] = sigmoid(threshold - log p(x_n)), p a kernel density of the rows `good` (Parzen 1962); 64 rows at a time."""
+    """out[n] = sigmoid(threshold - log p(x_n)), p a kernel density of `good` (Parzen 1962); 64 rows at a time."""
     inverse, d2 = np.full(X.shape[1], 1 / width), np.empty((len(good), 64))
     for start in range(0, len(X), 64):
         rows = X[start : start + 64]

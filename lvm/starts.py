@@ -24,12 +24,12 @@ class Rows(NamedTuple):
 
 
 def rows(X, w, rng) -> Rows:
-    """X (N,D) and w (N,) or None, or a systematic sample of them by weight (Madow 1949) when N > LARGEST.
+    """X (N,D) and w (N,) or None, or a stratified sample of them by weight when N > LARGEST.
 
     Raises ValueError when the squares of some column would leave the range of X's dtype."""
     if len(X) > LARGEST:
         n = min(LARGEST, max(2**22 // X.shape[1], 2**12))
-        at = (np.arange(n) + rng.random()) / n
+        at = (np.arange(n) + rng.random(n)) / n  # one draw in each of n equal parts of the weight
         if w is None:
             index = (at * len(X)).astype(np.int64)
         else:

@@ -33,10 +33,18 @@ class Collapsed(Exception):
 
 
 class Statistics:
-    """Sufficient statistics S (kernels, module docstring) about the means `mu` at which they were taken. They add."""
+    """Sufficient statistics S (kernels, module docstring) about the means `mu` at which they were taken. They add.
 
-    def __init__(self, S, mu, shape):
-        self.S, self.mu, self.shape = S, mu, shape
+    kind is the covariance type; the statistics of a spherical mixture are those of a diagonal one."""
+
+    def __init__(self, S, mu, kind):
+        self.S, self.mu, self.kind = S, mu, kind
+
+    def _parts(self):
+        """S0 (K,1), S1 (K,D), S2: views."""
+        K, D = self.mu.shape
+        S0, S1, S2 = np.split(self.S[:-1], [K, K + K * D])
+        return S0[:, None], S1.reshape(K, D), S2.reshape(shape(self.kind, K, D))
 
     @property
     def weight(self):
@@ -49,40 +57,44 @@ class Statistics:
         return float(self.S[-1]) / self.weight
 
     def __add__(self, other):
-        if other.shape != self.shape:
-            raise ValueError(f"Statistics of different mixtures do not add: {self.shape} and {other.shape}.")
-        return Statistics(self.S + other.about(self.mu).S, self.mu, self.shape)
+        if (other.kind, other.mu.shape) != (self.kind, self.mu.shape):
+            raise ValueError(
+                f"Statistics of different mixtures do not add: {self.kind} {self.mu.shape} and {other.kind} "
+                f"{other.mu.shape}."
+            )
+        return Statistics(self.S + other.about(self.mu).S, self.mu, self.kind)
 
     def about(self, mu):
         """The same statistics about other means. With e_k = mu_k(old) - mu_k(new):
         S1' = S1 + S0 e,   S2' = S2 + e S1' + S1 e'   (S1 e' + e S1' + S0 e e', as S1' = S1 + S0 e)."""
-        if mu is self.mu or np.array_equal(mu, self.mu):
-            return self
-        K, D = self.mu.shape
-        S = self.S.copy()
-        S0, S1, S2 = S[:K, None], S[K : K + K * D].reshape(K, D), S[K + K * D : -1].reshape(self.shape)
+        new = Statistics(self.S.copy(), mu, self.kind)
+        S0, S1, S2 = new._parts()
         e, old = self.mu - mu, S1.copy()
         S1 += S0 * e
-        if self.shape == (K, D):
-            S2 += e * (old + S1)
-        else:
+        if self.kind in ("full", "tied"):
             change = S1[:, :, None] * e[:, None, :] + e[:, :, None] * old[:, None, :]
-            S2 += np.tril(change if len(self.shape) == 3 else change.sum(0))
-        return Statistics(S, mu, self.shape)
+            S2 += np.tril(change if self.kind == "full" else change.sum(0))
+        else:
+            S2 += e * (old + S1)
+        return new
 
     def means(self):
         """(K,D) mu_k + S1_k / S0_k; a component without weight keeps its mean."""
-        K, D = self.mu.shape
-        S0, S1 = self.S[:K, None], self.S[K : K + K * D].reshape(K, D)
+        S0, S1, _ = self._parts()
         return self.mu + S1 / np.where(S0 > 0, S0, 1)
 
     def within(self):
         """(D,) variance of the columns about their components' means, pooled over components."""
-        K, D = self.mu.shape
-        S0, S1, S2 = self.S[:K, None], self.S[K : K + K * D].reshape(K, D), self.S[K + K * D : -1].reshape(self.shape)
-        square = S2.sum(0) if self.shape == (K, D) else np.diagonal(S2 if S2.ndim == 2 else S2.sum(0))
+        S0, S1, S2 = self._parts()
+        S2 = S2.sum(0) if self.kind != "tied" else S2
+        square = np.diagonal(S2) if self.kind in ("full", "tied") else S2
         between = (S1**2 / np.where(S0 > 0, S0, 1)).sum(0)
         return np.maximum(square - between, 0) / self.weight
+
+
+def shape(kind, K, D):
+    """Of Sigma, P and S2."""
+    return {"full": (K, D, D), "tied": (D, D)}.get(kind, (K, D))
 
 
 class Mixture:
@@ -98,9 +110,9 @@ class Mixture:
 
     def diagonal(self, v, K):
         """Sigma (of this kind) with variances v (D,) for each of K components."""
-        v, D = v if self.kind != "spherical" else np.full_like(v, v.mean()), len(v)
-        shape = {"full": (K, D, D), "tied": (D, D)}.get(self.kind, (K, D))
-        return np.broadcast_to(np.diag(v) if self.kind in ("full", "tied") else v, shape).copy()
+        v = v if self.kind != "spherical" else np.full_like(v, v.mean())
+        matrix = np.diag(v) if self.kind in ("full", "tied") else v
+        return np.broadcast_to(matrix, shape(self.kind, K, len(v))).copy()
 
     def params(self, pi, mu, Sigma):
         """Params to begin at. Raises Collapsed, with all components, when a covariance is not positive definite."""
@@ -114,12 +126,13 @@ class Mixture:
         mu = p.mu.astype(self.X.dtype)
         S = np.empty(mu.size + len(mu) + p.Sigma.size + 1)
         self._statistics(self.X, self.w, mu, p.P.astype(mu.dtype, copy=False), p.c.astype(mu.dtype, copy=False), S)
-        return Statistics(S, mu.astype(float, copy=False), p.Sigma.shape)
+        return Statistics(S, mu.astype(float, copy=False), self.kind)
 
     def maximise(self, s):
         """M step: Params. Raises Collapsed."""
         K, D = s.mu.shape
-        p = Params(np.empty(K), np.empty((K, D)), np.empty(s.shape), np.empty(s.shape), np.empty(K))
+        Sigma = np.empty(shape(self.kind, K, D))
+        p = Params(np.empty(K), np.empty((K, D)), Sigma, np.empty_like(Sigma), np.empty(K))
         self._maximise(s.S, s.mu, self.R, *p)
         return _sound(p)
 
