@@ -59,7 +59,7 @@ def em(
 def _settled(trace: list[float], tol: float, rounding: float) -> bool:
     """Has the bound come to rest? With one gain so far, the next is taken to be half of it."""
     gain = trace[-1] - trace[-2]
-    if not gain < tol:
+    if tol == 0 or not gain < tol:
         return False
     before = trace[-2] - trace[-3] if len(trace) > 2 else 2 * gain
     return gain <= rounding or (gain < before and gain * gain / (before - gain) < tol)
