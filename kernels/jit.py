@@ -43,13 +43,12 @@ def _sources() -> str:
 def _cache_class():
     from numba.core import caching, serialize
 
+    def locator(where):  # numba 0.60 has an underscore before the name
+        return getattr(caching, f"{where}CacheLocator", None) or getattr(caching, f"_{where}CacheLocator")
+
     class Impl(caching.CompileResultCacheImpl):
         # a user-wide folder before site-packages: `pip uninstall` would leave our files behind there
-        _locator_classes = [
-            caching.UserProvidedCacheLocator,
-            caching.UserWideCacheLocator,
-            caching.InTreeCacheLocator,
-        ]
+        _locator_classes = [locator("UserProvided"), locator("UserWide"), locator("InTree")]
         key: tuple = ()
 
         def reduce(self, cres):

@@ -1,4 +1,4 @@
-"""A pytest plugin: scikit-learn's own mixture tests with its GaussianMixture replaced by lvm's (see test_drop_in.py)."""
+"""A pytest plugin for test_drop_in.py: scikit-learn's own mixture tests, its GaussianMixture replaced by lvm's."""
 
 import sklearn.mixture
 from sklearn.mixture import _gaussian_mixture
