@@ -286,7 +286,7 @@ def test_the_m_step_is_weighted_means_and_variances(k, kind, weighted):
         w = p.w if weighted else None
         r = rng(1).dirichlet(np.full(K, 0.5), size=N)
         loops = "diag" if kind == "spherical" else kind
-        S = Statistics(mixture_statistics(loops, p.X, w, r, p.mu, np.zeros(N)), p.mu, p.Sigma.shape)
+        S = Statistics(mixture_statistics(loops, p.X, w, r, p.mu, np.zeros(N)), p.mu, kind)
         got = Mixture(k, kind, p.X, np.empty(0), p.R).maximise(S)
         pi, mu, Sigma = mixture_m_step(kind, p.X, w, r, p.R)
         assert_allclose(got.pi, pi, rtol=1e-12)
@@ -338,9 +338,27 @@ def test_many_columns_give_the_same_bits_on_any_number_of_threads(k, kind):
             assert_array_equal(a, b)
 
 
+@kind_
+@T_
+def test_bits_of_an_e_step_do_not_depend_on_where_arrays_lie_in_memory(k, kind, T):
+    """A loop that reads the caller's arrays and writes is compiled twice, for arrays that may overlap and for others:
+    it must not hold a sum, which the two would add up in another order."""
+    p, r, held = Problem(kind, 3, 4, 700, T), rng(1), []
+    P, c = p.factors()
+    want = p.statistics(k, w=p.w)
+    for i in range(2000):
+        if i % 3 == 0:
+            held.append(np.empty(r.integers(1, 3000)))  # so that other places are free next time
+        if len(held) > 40:
+            held.pop(r.integers(40))
+        S = np.zeros(want.size)
+        kernel(k, "statistics", kind)(p.X.copy(), p.w.copy(), p.mu.astype(T), P.copy(), c.copy(), S)
+        assert_array_equal(S, want)
+
+
 @type_
-def test_bits_do_not_depend_on_where_arrays_lie_in_memory(k, kind):
-    """A loop compiled twice, for arrays that may overlap and for others, must round alike: no reciprocals in one."""
+def test_bits_of_an_m_step_do_not_depend_on_where_arrays_lie_in_memory(k, kind):
+    """As for the E step: no loop may take reciprocals in one of its two forms and divide in the other."""
     p = Problem(kind, 5, 40, 300)
     objective = p.objective(k)
     s = objective.statistics(p.params(k))
@@ -363,9 +381,7 @@ def maximised(k, kind, X, r, R):
     loops = "diag" if kind == "spherical" else kind
     about = X[: r.shape[1]].copy()
     S = mixture_statistics(loops, X, None, r, about, np.zeros(len(X)))
-    K, D = about.shape
-    shape = {"full": (K, D, D), "tied": (D, D)}.get(kind, (K, D))
-    return Mixture(k, kind, X, np.empty(0), R).maximise(Statistics(S, about, shape))
+    return Mixture(k, kind, X, np.empty(0), R).maximise(Statistics(S, about, kind))
 
 
 @type_
@@ -398,7 +414,6 @@ def test_a_component_that_no_row_wants_has_collapsed_and_keeps_its_mean(k, kind)
     assert_array_equal(e.value.components, [1])
     assert p.pi[1] == 0
     assert_array_equal(p.mu[1], X[1])
-    assert np.isfinite(p.Sigma).all()
     want = mixture_m_step(kind, X, None, r[:, [0, 2]], np.ones(4))
     assert_allclose(p.mu[[0, 2]], want[1], rtol=1e-11, atol=1e-12)
 
@@ -452,7 +467,9 @@ def test_statistics_of_different_mixtures_do_not_add(k):
         objective = Mixture(k, kind, p.X, np.empty(0), p.R)
         return objective.statistics(objective.params(p.pi, p.mu, p.Sigma))
 
-    with pytest.raises(ValueError, match=r"Statistics of different mixtures do not add: \(3, 2, 2\) and \(2, 2, 2\)"):
+    with pytest.raises(
+        ValueError, match=r"Statistics of different mixtures do not add: full \(3, 2\) and full \(2, 2\)"
+    ):
         taken("full", 3) + taken("full", 2)
 
 
