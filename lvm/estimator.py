@@ -264,11 +264,13 @@ class Estimator:
 
         X, names = self._check_fit_X(X)       # touches nothing of self: a failed fit leaves the last state whole
         ...
-        self._remember(X, names)              # the last line that can fail is above this one
+        self._remember(X, names, {"weights_": ...})   # the last line that can fail is above this one
 
     and what predicts starts with `X = self._check_X(X)`. Both give (N,D) C-contiguous, aligned, native arrays: float32
     if that came in, float64 from all else, without a copy when X is such an array already (memory maps stay on disk).
     """
+
+    n_features_in_: int
 
     _kind: str | None = None
     _requires_y = False
@@ -345,11 +347,11 @@ class Estimator:
         """-> X (N,D) as an array, and its column names or None."""
         return _check_array(X, type(self).__name__, min_samples, self._allow_nan), _feature_names(X)
 
-    def _remember(self, X, names):
-        self.__dict__.pop("feature_names_in_", None)
-        if names is not None:
-            self.feature_names_in_ = names
-        self.n_features_in_ = X.shape[1]
+    def _remember(self, X, names, fitted):
+        """Take on the attributes `fitted` and what X was: in one step, so that Ctrl-C finds all or none."""
+        kept = {name: value for name, value in self.__dict__.items() if name != "feature_names_in_"}
+        named = {} if names is None else {"feature_names_in_": names}
+        self.__dict__ = {**kept, **fitted, **named, "n_features_in_": X.shape[1]}
 
     def _check_X(self, X):
         """-> X (N,D) as an array, after it was held against what `fit` saw."""

@@ -31,10 +31,11 @@ def em(
     Dempster, Laird & Rubin 1977.
     """
     statistics = objective.statistics(params)
-    trace = [statistics.bound]
+    last = params, [statistics.bound]  # replaced as a whole, so that Ctrl-C finds parameters with their own bound
     converged = interrupted = False
     try:
-        while len(trace) <= max_iter and not converged:
+        while len(last[1]) <= max_iter and not converged:
+            trace = last[1]
             new = objective.maximise(statistics)
             statistics = objective.statistics(new)
             size = 1 + abs(trace[-1])
@@ -46,13 +47,13 @@ def em(
                     ConvergenceWarning,
                 )
                 break
-            params = new
-            trace.append(statistics.bound)
-            converged = _settled(trace, tol, 8 * eps * size)
+            last = new, [*trace, statistics.bound]
+            converged = _settled(last[1], tol, 8 * eps * size)
             if tick is not None:
-                tick(trace[-1])
+                tick(statistics.bound)
     except KeyboardInterrupt:
         interrupted = True
+    params, trace = last
     return Climb(params, trace[-1], trace[1:], converged, interrupted)
 
 

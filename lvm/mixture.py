@@ -19,7 +19,7 @@ from .estimator import (
     warn,
 )
 from .fit import em
-from .objectives.mixture import Collapsed, Mixture
+from .objectives.mixture import Collapsed, Mixture, shape
 
 TYPES = ("full", "tied", "diag", "spherical")
 STARTS = ("k-means++", "kmeans", "random_from_data", "random")
@@ -58,7 +58,7 @@ class GaussianMixture(Estimator):
     random_state : None, int, SeedSequence, Generator or RandomState, default None
         For the starts, and for `sample`.
     warm_start : bool, default False
-        Begin the next fit where the last one ended (`n_init` then counts as 1).
+        Begin the next fit where the last one ended, with its `reg_covar_` (`n_init` then counts as 1).
     verbose : int, default 0
         1 shows a bar with the bound.
     verbose_interval : int, default 10
@@ -176,7 +176,7 @@ class GaussianMixture(Estimator):
         """Fit to X (N,D), its rows weighted by sample_weight (N,). `y` is ignored. Returns self."""
         self._check_params()
         X, names = self._check_fit_X(X, min_samples=2)
-        w = check_sample_weight(sample_weight, len(X))
+        w = _moderate(check_sample_weight(sample_weight, len(X)))
         K, n = self.n_components, len(X) if w is None else np.count_nonzero(w)
         if n < K:
             raise ValueError(
@@ -184,8 +184,8 @@ class GaussianMixture(Estimator):
                 "(rows of positive weight). Try fewer components."
             )
         climb, R = self._best_of_starts(X, w, check_random_state(self.random_state))
-        self._name(climb, R, X.dtype)
-        self._remember(X, names)
+        fitted = self._named(climb, R, X.dtype)
+        self._remember(X, names, fitted)
         if climb.interrupted:
             raise KeyboardInterrupt
         if not climb.converged and self.max_iter > 0:
@@ -277,20 +277,24 @@ class GaussianMixture(Estimator):
         pi, mu, Sigma = e.params.pi.copy(), e.params.mu.copy(), e.params.Sigma.copy()
         K, bad = len(pi), e.components
         good = np.setdiff1d(np.arange(K), bad)
-        mu[bad] = starts.seeds(objective.k, rows, len(bad), rng, given=mu[good] if len(good) else None)
+        mu[bad] = starts.seeds(objective.k, rows, len(bad), rng, given=mu)  # away from where it collapsed, too
         fresh = objective.diagonal(v + objective.R, K)
         if self.covariance_type == "tied":
             Sigma = fresh
         else:
             Sigma[bad] = fresh[bad]
         pi[bad] = 1 / K
-        pi[good] *= len(good) / K / pi[good].sum()
+        if len(good):
+            pi[good] *= len(good) / K / pi[good].sum()
         return pi, mu, Sigma
 
     def _thin(self, p, R, v):
         """Is some component so thin in a direction that regularisation or rounding alone keeps it up?"""
-        pivots = np.diagonal(p.P, axis1=-2, axis2=-1) if self.covariance_type in ("full", "tied") else p.P
-        return bool((pivots**-2 <= 1.01 * R + 1e-10 * v).any())
+        least = 1.01 * R + 1e-10 * v
+        if self.covariance_type in ("full", "tied"):
+            unit = np.sqrt(least)
+            return bool(np.linalg.eigvalsh(p.Sigma / unit / unit[:, None]).min() <= 1)
+        return bool((p.Sigma <= least).any())
 
     def _means_and_spread(self, k, rows, rng, given):
         """Means to begin at (K,D), and the columns' variance within the groups around them (D,), above zero."""
@@ -314,7 +318,7 @@ class GaussianMixture(Estimator):
                     break
         v = np.maximum(statistics.within(), 1e-8 * rows.var)
         varied = rows.var > 0
-        v[~varied] = v[varied].mean() if varied.any() else np.where(rows.mean[~varied] != 0, rows.mean[~varied] ** 2, 1)
+        v[~varied] = v[varied].mean() if varied.any() else 1.0
         return mu, v
 
     def _given(self, D):
@@ -332,8 +336,8 @@ class GaussianMixture(Estimator):
                 "Try weights / weights.sum()."
             )
         mu = _array("means", self.means_init, (K, D))
-        shape = {"full": (K, D, D), "tied": (D, D), "diag": (K, D), "spherical": (K,)}[kind]
-        Q = _array(f"{kind} precision", self.precisions_init, shape)
+        wanted = (K,) if kind == "spherical" else shape(kind, K, D)
+        Q = _array(f"{kind} precision", self.precisions_init, wanted)
         if Q is None:
             return pi, mu, None
         if kind in ("diag", "spherical"):
@@ -347,6 +351,7 @@ class GaussianMixture(Estimator):
 
     def _last(self, D):
         """Weights, means and covariances of the last fit, to go on from."""
+        self._check_type()
         Sigma = self.covariances_.astype(float)
         if self.means_.shape != (self.n_components, D):
             raise ValueError(
@@ -358,8 +363,8 @@ class GaussianMixture(Estimator):
             Sigma = np.repeat(Sigma[:, None], D, axis=1)
         return pi / pi.sum(), self.means_.astype(float), Sigma
 
-    def _name(self, climb, R, dtype):
-        """The fitted attributes, from float64 parameters."""
+    def _named(self, climb, R, dtype):
+        """The fitted attributes, by name, from float64 parameters."""
         pi, mu, Sigma, P, _ = climb.params
         kind = self.covariance_type
         if kind in ("full", "tied"):
@@ -369,17 +374,20 @@ class GaussianMixture(Estimator):
             if kind == "spherical":
                 Sigma, P = Sigma[:, 0], P[:, 0]
             precisions, factors = P**2, P
-        for name, a in {
-            "weights": pi,
-            "means": mu,
-            "covariances": Sigma,
-            "precisions": precisions,
-            "precisions_cholesky": factors,
-            "reg_covar": R,
-        }.items():
-            setattr(self, name + "_", np.array(a, dtype, order="C"))
-        self.lower_bound_, self.lower_bounds_ = climb.bound, climb.bounds
-        self.n_iter_, self.converged_ = len(climb.bounds), climb.converged
+        arrays = {
+            "weights_": pi,
+            "means_": mu,
+            "covariances_": Sigma,
+            "precisions_": precisions,
+            "precisions_cholesky_": factors,
+            "reg_covar_": R,
+        }
+        return {name: np.array(a, dtype, order="C") for name, a in arrays.items()} | {
+            "lower_bound_": climb.bound,
+            "lower_bounds_": climb.bounds,
+            "n_iter_": len(climb.bounds),
+            "converged_": climb.converged,
+        }
 
     @contextlib.contextmanager
     def _bar(self, i):
@@ -437,6 +445,7 @@ class GaussianMixture(Estimator):
         self._check_fitted()
         if not isinstance(n_samples, (int, np.integer)) or isinstance(n_samples, bool) or n_samples < 1:
             raise ValueError(f"Invalid value for 'n_samples': it must be an integer of at least 1, got {n_samples!r}.")
+        self._check_type()
         rng, k = check_random_state(self.random_state), kernels.load(self.device)
         K, D = self.means_.shape
         pi = self.weights_.astype(float)
@@ -454,6 +463,16 @@ class GaussianMixture(Estimator):
         Q = self.precisions_cholesky_.astype(float)
         return {"full": lambda: Q[j].T, "tied": lambda: Q.T}.get(self.covariance_type, lambda: Q[j])()
 
+    def _check_type(self):
+        """`covariance_type` must be that of the fit. (Upper triangular factors have zeros, diagonal ones have none.)"""
+        Q, kind = self.precisions_cholesky_, self.covariance_type
+        if Q.shape != shape(kind, *self.means_.shape)[: 1 if kind == "spherical" else None] or (
+            not (Q > 0).all() if kind == "diag" else kind == "tied" and np.tril(Q, -1).any()
+        ):
+            raise ValueError(
+                f"covariance_type was changed to {kind!r} after fit, with factors of shape {Q.shape}. Call fit again."
+            )
+
     def _n_parameters(self):
         K, D = self.means_.shape
         of_covariances = {"full": K * D * (D + 1) // 2, "tied": D * (D + 1) // 2, "diag": K * D, "spherical": K}
@@ -461,6 +480,7 @@ class GaussianMixture(Estimator):
 
     def _posterior(self, X, wanted):
         X = self._check_X(X)
+        self._check_type()
         k, kind, (K, D) = kernels.load(self.device), self.covariance_type, self.means_.shape
         P = self.precisions_cholesky_.astype(float)
         if kind in ("full", "tied"):
@@ -478,11 +498,18 @@ class GaussianMixture(Estimator):
         return k.get(out[wanted])
 
 
+def _moderate(w):
+    """Weights as they are, or times a power of two if they are so large or small that float32 or products fail."""
+    if w is None or 2**-20 <= w.max() <= 2**20:
+        return w
+    return np.ldexp(w, -np.frexp(w.max())[1])
+
+
 def _array(name, value, shape):
     """A start's array in float64 (a copy), or None; ValueError unless it has that shape and is finite."""
     if value is None:
         return None
-    a = np.array(value, dtype=float)
+    a = np.array(value, dtype=float, order="C")
     if a.shape != shape:
         raise ValueError(f"The parameter '{name}' should have the shape of {shape}, but got {a.shape}.")
     if not np.isfinite(a).all():

@@ -14,7 +14,8 @@ _CHUNK = 2**14
 
 
 class Rows(NamedTuple):
-    """X (n,D) with weights w (n,), the columns' means (D,), standard deviations (D,) (1 for a constant one) and var."""
+    """X (n,D) with weights w (n,), and of all rows the columns' mean, standard deviation (1 for a constant one) and
+    variance (0 for a constant one), each (D,)."""
 
     X: np.ndarray
     w: np.ndarray
@@ -27,6 +28,8 @@ def rows(X, w, rng) -> Rows:
     """X (N,D) and w (N,) or None, or a stratified sample of them by weight when N > LARGEST.
 
     Raises ValueError when the squares of some column would leave the range of X's dtype."""
+    mean, var = _moments(X, w)
+    scale = np.where(var > 0, np.sqrt(var), 1.0)
     if len(X) > LARGEST:
         n = min(LARGEST, max(2**22 // X.shape[1], 2**12))
         at = (np.arange(n) + rng.random(n)) / n  # one draw in each of n equal parts of the weight
@@ -36,27 +39,33 @@ def rows(X, w, rng) -> Rows:
             cumulated = np.cumsum(w)
             index = np.minimum(np.searchsorted(cumulated, at * cumulated[-1], side="right"), len(X) - 1)
         X, w = np.ascontiguousarray(X[index]), None
-    if w is None:
-        w = np.ones(len(X))
-    some = w > 0
-    W, first = w.sum(), X[some.argmax()].astype(float)
-    mean, var = first.copy(), np.zeros(X.shape[1])
+    return Rows(X, np.ones(len(X)) if w is None else w, mean, scale, var)
+
+
+def _moments(X, w):
+    """Weighted mean (D,) and variance (D,) of the columns, exactly 0 for a constant one, in two passes."""
+    W, first = (len(X), X[0]) if w is None else (w.sum(), X[np.argmax(w > 0)])
+    first = first.astype(float)
+    mean, var, constant = first.copy(), np.zeros(X.shape[1]), np.ones(X.shape[1], bool)
+    weight = (lambda c: 1.0) if w is None else lambda c: w[c, None]
+    some = (lambda c: c) if w is None else lambda c: np.flatnonzero(w[c]) + c.start
     with np.errstate(over="ignore", invalid="ignore", under="ignore"):
         for c in _chunks(len(X)):
-            mean += (w[c, None] * (X[c] - first)).sum(0) / W
+            mean += (weight(c) * (X[c] - first)).sum(0) / W
+            constant &= (X[some(c)] == first).all(0)
         for c in _chunks(len(X)):
-            var += (w[c, None] * (X[c] - mean) ** 2).sum(0) / W
-        least, most = (1e-15, 1e15) if X.dtype == np.float32 else (1e-140, 1e140)
+            var += (weight(c) * (X[c] - mean) ** 2).sum(0) / W
         sd = np.sqrt(var)
-        constant = sd <= 4 * np.finfo(X.dtype).eps * np.abs(mean)
-        for j in np.flatnonzero(~constant & ~((sd >= least) & (sd <= most)) | (var == 0)):
-            if np.any(X[some, j] != first[j]):
-                raise ValueError(
-                    f"Column {j} of X has a standard deviation of {sd[j]:.3g}, which must be between {least:g} and "
-                    f"{most:g} for {X.dtype} so that squares can be held. Try scaling X."
-                )
-    var[constant] = 0
-    return Rows(X, w, mean, np.where(constant, 1.0, sd), var)
+    least, most = (1e-15, 1e15) if X.dtype == np.float32 else (1e-140, 1e140)
+    wrong = ~constant & ~((sd >= least) & (sd <= most))
+    if wrong.any():
+        j = int(wrong.argmax())
+        raise ValueError(
+            f"Column {j} of X has a standard deviation of {sd[j]:.3g}, which must be between {least:g} and {most:g} "
+            f"for {X.dtype} so that squares can be held. Try scaling X."
+        )
+    var[constant | (sd <= 4 * np.finfo(X.dtype).eps * np.abs(mean))] = 0
+    return mean, var
 
 
 def _chunks(n):

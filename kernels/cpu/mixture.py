@@ -63,7 +63,7 @@ def _e_step_full(X, w, mu, P, c, S0, S1, S2, l, log_px, r):
     (K, D), Q = mu.shape, P.shape[1]
     XT, Y, V = np.empty((D, TILE), X.dtype), np.empty((Q, TILE), X.dtype), np.empty((4, TILE), X.dtype)
     q, A, G = np.empty((K, TILE), X.dtype), np.empty((4, TILE), X.dtype), np.empty((4, 4), X.dtype)
-    top, total, lp = A[0], A[1], A[2]
+    top, total, lp, wt = A[0], A[1], A[2], A[3]
     for d in range(D, Q):
         for s in range(TILE):
             Y[d, s] = T(0)
@@ -110,11 +110,12 @@ def _e_step_full(X, w, mu, P, c, S0, S1, S2, l, log_px, r):
                 r[n0 + s, k] = q[k, s] / total[s]
         if l.size == 0:
             continue
+        for s in range(TILE):  # apart from the sum: what reads beyond w's end may not choose how a sum is taken
+            wt[s] = T(0) if s >= m else T(w[n0 + s]) if w.size else T(1)
         g = 0.0
         for s in range(TILE):
-            u = T(0) if s >= m else T(w[n0 + s]) if w.size else T(1)
-            g += np.float64(u) * np.float64(lp[s])
-            total[s] = u / total[s]  # times exp(a_k - top) it is the weighted responsibility
+            g += np.float64(wt[s]) * np.float64(lp[s])
+            total[s] = wt[s] / total[s]  # times exp(a_k - top) it is the weighted responsibility
         l[0] += g
         for k in range(K):
             g = 0.0
@@ -234,9 +235,10 @@ def _e_step_tied(X, w, mu, P, v, c, S0, S1, S2, l, both, log_px, r):
                 r[n0 + s, k] = q[k, s] / total[s]
         if l.size == 0:
             continue
-        g = 0.0
         for s in range(TILE):
             wt[s] = T(0) if s >= m else T(w[n0 + s]) if w.size else T(1)
+        g = 0.0
+        for s in range(TILE):
             g += np.float64(wt[s]) * np.float64(lp[s])
         l[0] += g
         for k in range(K):  # Y = x - xm
@@ -276,8 +278,8 @@ def _e_step_tied(X, w, mu, P, v, c, S0, S1, S2, l, both, log_px, r):
 def _e_step_diag(X, w, mu, P, c, S0, S1, S2, l, log_px, r):
     T = X.dtype.type
     K, D = mu.shape
-    XT, q, A = np.empty((D, TILE), X.dtype), np.empty((K, TILE), X.dtype), np.empty((3, TILE), X.dtype)
-    top, total, lp = A[0], A[1], A[2]
+    XT, q, A = np.empty((D, TILE), X.dtype), np.empty((K, TILE), X.dtype), np.empty((4, TILE), X.dtype)
+    top, total, lp, wt = A[0], A[1], A[2], A[3]
     for n0 in range(0, len(X), TILE):
         m = len(X) - n0 if len(X) - n0 < TILE else TILE
         for s in range(TILE):
@@ -300,11 +302,12 @@ def _e_step_diag(X, w, mu, P, c, S0, S1, S2, l, log_px, r):
                 r[n0 + s, k] = q[k, s] / total[s]
         if l.size == 0:
             continue
+        for s in range(TILE):  # apart from the sum: what reads beyond w's end may not choose how a sum is taken
+            wt[s] = T(0) if s >= m else T(w[n0 + s]) if w.size else T(1)
         g = 0.0
         for s in range(TILE):
-            u = T(0) if s >= m else T(w[n0 + s]) if w.size else T(1)
-            g += np.float64(u) * np.float64(lp[s])
-            total[s] = u / total[s]
+            g += np.float64(wt[s]) * np.float64(lp[s])
+            total[s] = wt[s] / total[s]
         l[0] += g
         for k in range(K):
             g = 0.0
@@ -461,7 +464,7 @@ def posterior_diag(X, mu, P, c, log_px, labels, r):
 EMPTY = 2.3e-16  # of the whole weight: a component with less has none
 
 
-@kernel("T1 T2 T1 i i T1w T2w T3w T3w T3w T1w", fastmath=FAST)
+@kernel("T1 T2 T1 i i T1w T2w T3w T3w T3w T1w")
 def _maximise_matrices(S, mu, R, lo, hi, pi, new, Sigma, L, P, c):
     """Covariances lo .. hi, of one component each, or the one of all: Sigma, L and P (K,D,D) or (1,D,D).
 

@@ -88,7 +88,7 @@ class Statistics:
         S0, S1, S2 = self._parts()
         S2 = S2.sum(0) if self.kind != "tied" else S2
         square = np.diagonal(S2) if self.kind in ("full", "tied") else S2
-        between = (S1**2 / np.where(S0 > 0, S0, 1)).sum(0)
+        between = (S1 * (S1 / np.where(S0 > 0, S0, 1))).sum(0)
         return np.maximum(square - between, 0) / self.weight
 
 
@@ -116,9 +116,10 @@ class Mixture:
 
     def params(self, pi, mu, Sigma):
         """Params to begin at. Raises Collapsed, with all components, when a covariance is not positive definite."""
-        P, log_det = factors(Sigma, self.kind)
-        square = (P**2).sum(axis=-2) if self.kind in ("full", "tied") else P**2
-        c = np.log(pi) + log_det - 0.5 * len(self.R) * np.log(2 * np.pi) - 0.5 * (square * self.R).sum(-1)
+        with np.errstate(divide="ignore", invalid="ignore"):  # what these leave is not sound
+            P, log_det = factors(Sigma, self.kind)
+            square = (P**2).sum(axis=-2) if self.kind in ("full", "tied") else P**2
+            c = np.log(pi) + log_det - 0.5 * len(self.R) * np.log(2 * np.pi) - 0.5 * (square * self.R).sum(-1)
         return _sound(Params(pi, mu, Sigma, P, c))
 
     def statistics(self, p):
