@@ -224,7 +224,7 @@ class GaussianMixture(Estimator):
                 f"Column {int((rows.var == 0).argmax())} of X is constant, so that with reg_covar=0 every covariance "
                 "is singular. Try reg_covar=1e-6, or leave that column out."
             )
-        best: Any = None  # (sound, bound, climb)
+        best: Any = None  # (sound, climb)
         objective = None
         for i in range(1 if warm else self.n_init):
             mu, v = self._means_and_spread(k, rows, rng, given[1])
@@ -245,13 +245,13 @@ class GaussianMixture(Estimator):
             except KeyboardInterrupt:
                 if best is None:
                     raise
-                return best[2]._replace(interrupted=True), R
-            rank = (repairs == 0 and not self._thin(climb.params, R, v), climb.bound)
-            if best is None or rank > best[:2]:
-                best = (*rank, climb)
+                return best[1]._replace(interrupted=True), R
+            sound = repairs == 0 and not self._thin(climb.params, R, v)
+            if best is None or (sound, climb.bound - 1e-9 * abs(climb.bound)) > (best[0], best[1].bound):
+                best = sound, climb  # the first of those that are equal but for rounding
             if climb.interrupted:
-                return best[2]._replace(interrupted=True), R
-        return best[2], R
+                return best[1]._replace(interrupted=True), R
+        return best[1], R
 
     def _climb(self, objective, begin, rows, v, rng, i):
         """EM from `begin` (weights, means, covariances), with collapsed components repaired: -> Climb, repairs."""
