@@ -371,7 +371,7 @@ class Estimator:
                 message += "Feature names must be in the same order as they were in fit.\n"
             raise ValueError(message)
         X = _check_array(X, who, 1, self._allow_nan)
-        if X.shape[1] != self.n_features_in_:
+        if X.shape[1] != getattr(self, "n_features_in_", X.shape[1]):  # (absent in a model set by hand)
             raise ValueError(
                 f"X has {X.shape[1]} features, but {who} is expecting {self.n_features_in_} features as input."
             )

@@ -19,7 +19,7 @@ from .estimator import (
     warn,
 )
 from .fit import em
-from .objectives.mixture import Collapsed, Mixture, shape
+from .objectives.mixture import Collapsed, Mixture, constants, shape
 
 TYPES = ("full", "tied", "diag", "spherical")
 STARTS = ("k-means++", "kmeans", "random_from_data", "random")
@@ -39,8 +39,8 @@ class GaussianMixture(Estimator):
     covariance_type : {"full", "tied", "diag", "spherical"}, default "full"
         A covariance matrix for each component; one for all; variances for each component; one variance each.
     tol : float, default 1e-6
-        Stop when the gain still to come, estimated from the last two, is below this (nats per row).
-        scikit-learn's 1e-3 on the last gain alone often stops far from the maximum.
+        Stop when the last gain, and the gain still to come as estimated from the last two, are below this (nats per
+        row); 0 takes all steps. scikit-learn's 1e-3 on the last gain alone often stops far from the maximum.
     reg_covar : float, default 1e-6
         Added to the covariances' diagonals, in units of each column's variance within groups (`reg_covar_` has the
         amounts), so that data in other units give the same fit. scikit-learn's is an absolute number.
@@ -73,7 +73,7 @@ class GaussianMixture(Estimator):
     lower_bound_ : float
         The bound at these parameters, mean nats per row: `score(X)`, less what `reg_covar` costs.
     lower_bounds_ : list of float
-        After each EM step. It never falls; with a repaired component it begins again at the repair.
+        After each EM step. It never falls, but by rounding; with a repaired component it begins again at the repair.
     n_iter_ : int
         EM steps of the start that was kept.
     converged_ : bool
@@ -85,11 +85,15 @@ class GaussianMixture(Estimator):
     ValueError or TypeError
         Bad data or parameters: before anything is changed.
     NumericalError
-        A component collapsed again after three repairs; the model stays as it was before the fit.
+        A component collapsed again after three repairs, or a column is constant and reg_covar=0. It is a ValueError.
+    RuntimeError
+        The device cannot be used here.
+    After any of them the model is as it was before the fit.
 
     Notes
     -----
-    float32 data are fitted in float32, with sums in float64. `sample_weight` is exact: weight 2 is that row twice.
+    float32 data are fitted in float32, with sums in float64. `sample_weight` is exact: weight 2 is that row twice (the
+    start, too, up to 2^18 rows; of more it looks at a sample).
     A density can be above 1, so `score` can be positive. Ctrl-C keeps the last complete step and raises.
     Dempster, Laird & Rubin (1977); Bishop (2006), section 9.2. lvm.objectives.mixture has the equations.
 
@@ -120,8 +124,8 @@ class GaussianMixture(Estimator):
 
     @staticmethod
     def _state(params):
-        shape = {"full": ("K", "D", "D"), "tied": ("D", "D"), "diag": ("K", "D"), "spherical": ("K",)}
-        of_covariances = shape[params["covariance_type"]]
+        sizes = {"full": ("K", "D", "D"), "tied": ("D", "D"), "diag": ("K", "D"), "spherical": ("K",)}
+        of_covariances = sizes[params["covariance_type"]]
         matrix = params["covariance_type"] in ("full", "tied")
         return {
             "weights_": ("f", ("K",), "prob"),
@@ -177,10 +181,12 @@ class GaussianMixture(Estimator):
         self._check_params()
         X, names = self._check_fit_X(X, min_samples=2)
         w = _moderate(check_sample_weight(sample_weight, len(X)))
-        K, n = self.n_components, len(X) if w is None else np.count_nonzero(w)
-        if n < K:
+        if w is not None and not w.all():
+            X, w = X[w > 0], w[w > 0]
+        K = self.n_components
+        if len(X) < K:
             raise ValueError(
-                f"Expected n_samples >= n_components but got n_components = {K}, n_samples = {n} "
+                f"Expected n_samples >= n_components but got n_components = {K}, n_samples = {len(X)} "
                 "(rows of positive weight). Try fewer components."
             )
         climb, R = self._best_of_starts(X, w, check_random_state(self.random_state))
@@ -210,7 +216,8 @@ class GaussianMixture(Estimator):
         check_int("n_init", self.n_init, 1, who=who)
         check_choice("init_params", self.init_params, STARTS, who=who)
         check_bool("warm_start", self.warm_start, who=who)
-        check_int("verbose", int(self.verbose) if isinstance(self.verbose, bool) else self.verbose, 0, who=who)
+        verbose = int(self.verbose) if isinstance(self.verbose, (bool, np.bool_)) else self.verbose
+        check_int("verbose", verbose, 0, who=who)
         check_int("verbose_interval", self.verbose_interval, 1, who=who)
 
     def _best_of_starts(self, X, w, rng):
@@ -226,39 +233,40 @@ class GaussianMixture(Estimator):
             )
         best: Any = None  # (sound, climb)
         objective = None
-        for i in range(1 if warm else self.n_init):
-            mu, v = self._means_and_spread(k, rows, rng, given[1])
-            if objective is None:  # one R for all starts, so that their bounds compare
-                R = self.reg_covar_.astype(float) if warm else self.reg_covar * v
-                objective = Mixture(k, kind, k.put(X), k.put(np.empty(0) if w is None else w), R)
-            begin = [
-                np.full(len(mu), 1 / len(mu)) if given[0] is None else given[0],
-                mu,
-                objective.diagonal(v + R, len(mu)) if given[2] is None else given[2],
-            ]
+        n_init = 1 if given[1] is not None else self.n_init  # from given means all starts are the same
+        for i in range(n_init):
             try:
-                climb, repairs = self._climb(objective, begin, rows, v, rng, i)
+                mu, v = self._means_and_spread(k, rows, rng, given[1])
+                if objective is None:  # one R for all starts, so that their bounds compare
+                    R = self.reg_covar_.astype(float) if warm else self.reg_covar * v
+                    objective = Mixture(k, kind, k.put(X), k.put(np.empty(0) if w is None else w), R)
+                begin = [
+                    np.full(len(mu), 1 / len(mu)) if given[0] is None else given[0],
+                    mu,
+                    objective.diagonal(v + R, len(mu)) if given[2] is None else given[2],
+                ]
+                climb, repairs = self._climb(objective, begin, rows, v, rng, f"EM, start {i + 1} of {n_init}")
             except NumericalError:
-                if warm or (best is None and i == self.n_init - 1):
+                if best is None and i == n_init - 1:
                     raise
                 continue
             except KeyboardInterrupt:
                 if best is None:
                     raise
                 return best[1]._replace(interrupted=True), R
-            sound = repairs == 0 and not self._thin(climb.params, R, v)
+            sound = n_init == 1 or (repairs == 0 and not self._thin(climb.params, R, v))
             if best is None or (sound, climb.bound - 1e-9 * abs(climb.bound)) > (best[0], best[1].bound):
                 best = sound, climb  # the first of those that are equal but for rounding
             if climb.interrupted:
                 return best[1]._replace(interrupted=True), R
         return best[1], R
 
-    def _climb(self, objective, begin, rows, v, rng, i):
+    def _climb(self, objective, begin, rows, v, rng, title):
         """EM from `begin` (weights, means, covariances), with collapsed components repaired: -> Climb, repairs."""
         eps, K = float(np.finfo(objective.X.dtype).eps), self.n_components
         for repairs in range(REPAIRS + 1):
             try:
-                with self._bar(i) as tick:
+                with self._bar(title) as tick:
                     start = objective.params(*begin)
                     return em(objective, start, max_iter=self.max_iter, tol=self.tol, eps=eps, tick=tick), repairs
             except Collapsed as e:
@@ -344,8 +352,12 @@ class GaussianMixture(Estimator):
             if not Q.min() > 0:
                 raise ValueError(f"'{kind} precision' should be positive, but got {Q.min():g} as its least.")
             return pi, mu, np.repeat(1 / Q[:, None], D, axis=1) if kind == "spherical" else 1 / Q
-        if not (np.allclose(Q, np.swapaxes(Q, -1, -2)) and np.linalg.eigvalsh(Q).min() > 0):
-            raise ValueError(f"'{kind} precision' should be symmetric, positive-definite.")
+        asymmetry = np.abs(Q - np.swapaxes(Q, -1, -2)).max()
+        if asymmetry > 1e-8 * np.abs(Q).max() or np.linalg.eigvalsh(Q).min() <= 0:
+            raise ValueError(
+                f"'{kind} precision' should be symmetric, positive-definite, but entries differ from those across the "
+                f"diagonal by up to {asymmetry:g} and the least eigenvalue is {np.linalg.eigvalsh(Q).min():g}."
+            )
         Sigma = np.linalg.inv(Q)
         return pi, mu, (Sigma + np.swapaxes(Sigma, -1, -2)) / 2
 
@@ -390,14 +402,14 @@ class GaussianMixture(Estimator):
         }
 
     @contextlib.contextmanager
-    def _bar(self, i):
+    def _bar(self, title):
         """A progress bar with the bound when verbose; gives the function to call after each step, or None."""
         if not self.verbose:
             yield None
             return
         from tqdm.auto import tqdm
 
-        with tqdm(total=self.max_iter, desc=f"EM, start {i + 1} of {self.n_init}", unit="step") as bar:
+        with tqdm(total=self.max_iter, desc=title, unit="step") as bar:
             bounds = []
 
             def tick(bound):
@@ -453,15 +465,17 @@ class GaussianMixture(Estimator):
         eps = k.empty((n_samples, D), np.float64)
         k.random.normal(int(rng.integers(2**63)), 0, 0, eps)
         X, labels = k.get(eps), np.repeat(np.arange(K), counts)
-        for j, part in enumerate(np.split(X, np.cumsum(counts)[:-1])):  # x = mu + L eps, L = P^-1
-            P = self._factors(j)
-            part[:] = self.means_[j] + (np.linalg.solve(P, part.T).T if P.ndim == 2 else part / P)
+        for j, part in enumerate(np.split(X, np.cumsum(counts)[:-1])):
+            Sigma = (self.covariances_ if self.covariance_type == "tied" else self.covariances_[j]).astype(float)
+            if self.covariance_type in ("full", "tied"):  # x = mu + V lambda^1/2 eps, Sigma = V lambda V'
+                scale, V = np.linalg.eigh(Sigma)
+                part[:] = self.means_[j] + (part * np.sqrt(scale.clip(0))) @ V.T
+            else:
+                part[:] = self.means_[j] + part * np.sqrt(Sigma)
         return X.astype(self.means_.dtype, copy=False), labels
 
-    def _factors(self, j):
-        """P of component j: (D,D), or (D,) or () where it is diagonal."""
-        Q = self.precisions_cholesky_.astype(float)
-        return {"full": lambda: Q[j].T, "tied": lambda: Q.T}.get(self.covariance_type, lambda: Q[j])()
+    def __sklearn_is_fitted__(self):
+        return hasattr(self, "weights_") and hasattr(self, "means_")  # by fit, or set by hand
 
     def _check_type(self):
         """`covariance_type` must be that of the fit. (Upper triangular factors have zeros, diagonal ones have none.)"""
@@ -485,11 +499,9 @@ class GaussianMixture(Estimator):
         P = self.precisions_cholesky_.astype(float)
         if kind in ("full", "tied"):
             P = np.swapaxes(P, -1, -2)
-            log_det = np.log(np.diagonal(P, axis1=-2, axis2=-1)).sum(-1)
-        else:
-            P = np.broadcast_to(P[:, None], (K, D)) if kind == "spherical" else P
-            log_det = np.log(P).sum(-1)
-        c = np.log(self.weights_.astype(float)) - 0.5 * D * np.log(2 * np.pi) + log_det
+        elif kind == "spherical":
+            P = np.broadcast_to(P[:, None], (K, D))
+        c = constants(self.weights_.astype(float), P, kind)
         mu, P, c = (k.put(np.array(a, X.dtype, order="C")) for a in (self.means_, P, c))
         out = {"log_px": k.empty(0, X.dtype), "labels": k.empty(0, np.int64), "r": k.empty((0, K), X.dtype)}
         out[wanted] = k.empty((len(X), K) if wanted == "r" else len(X), out[wanted].dtype)
@@ -509,7 +521,12 @@ def _array(name, value, shape):
     """A start's array in float64 (a copy), or None; ValueError unless it has that shape and is finite."""
     if value is None:
         return None
-    a = np.array(value, dtype=float, order="C")
+    try:
+        a = np.array(value, dtype=float, order="C")
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"The parameter '{name}' should be an array of numbers of shape {shape}, got {value!r}."
+        ) from None
     if a.shape != shape:
         raise ValueError(f"The parameter '{name}' should have the shape of {shape}, but got {a.shape}.")
     if not np.isfinite(a).all():

@@ -1,8 +1,9 @@
 """Where a climb begins: rows that stand for all, and seeds among them. Apart from lvm.mixture, for families to come.
 
-Everything here sees only the weighted distribution of the rows: a row of weight 2 counts as that row twice, and the
-order of the rows does not matter. Rows are put in order along a random direction, t = ((x - mean) / scale) . v, and a
-draw is a point of the cumulated weights in that order. Columns count in units of their own spread.
+Everything here sees only the weighted distribution of the rows, whose weights are above 0: a row of weight 2 counts as
+that row twice, and the order of the rows does not matter (up to LARGEST rows; of more, a sample is looked at). Rows are
+put in order along a random direction, t = ((x - mean) / scale) . v, and a draw is a point of the cumulated weights in
+that order. Columns count in units of their own spread.
 """
 
 from typing import NamedTuple
@@ -31,7 +32,7 @@ def rows(X, w, rng) -> Rows:
     mean, var = _moments(X, w)
     scale = np.where(var > 0, np.sqrt(var), 1.0)
     if len(X) > LARGEST:
-        n = min(LARGEST, max(2**22 // X.shape[1], 2**12))
+        n = min(LARGEST, max(2**21 // X.shape[1], 2**12))
         at = (np.arange(n) + rng.random(n)) / n  # one draw in each of n equal parts of the weight
         if w is None:
             index = (at * len(X)).astype(np.int64)
@@ -44,19 +45,17 @@ def rows(X, w, rng) -> Rows:
 
 def _moments(X, w):
     """Weighted mean (D,) and variance (D,) of the columns, exactly 0 for a constant one, in two passes."""
-    W, first = (len(X), X[0]) if w is None else (w.sum(), X[np.argmax(w > 0)])
-    first = first.astype(float)
+    W, first = len(X) if w is None else w.sum(), X[0].astype(float)
     mean, var, constant = first.copy(), np.zeros(X.shape[1]), np.ones(X.shape[1], bool)
     weight = (lambda c: 1.0) if w is None else lambda c: w[c, None]
-    some = (lambda c: c) if w is None else lambda c: np.flatnonzero(w[c]) + c.start
     with np.errstate(over="ignore", invalid="ignore", under="ignore"):
         for c in _chunks(len(X)):
             mean += (weight(c) * (X[c] - first)).sum(0) / W
-            constant &= (X[some(c)] == first).all(0)
+            constant &= (X[c] == first).all(0)
         for c in _chunks(len(X)):
             var += (weight(c) * (X[c] - mean) ** 2).sum(0) / W
         sd = np.sqrt(var)
-    least, most = (1e-15, 1e15) if X.dtype == np.float32 else (1e-140, 1e140)
+    least, most = (1e-11, 1e15) if X.dtype == np.float32 else (1e-140, 1e140)
     wrong = ~constant & ~((sd >= least) & (sd <= most))
     if wrong.any():
         j = int(wrong.argmax())
@@ -64,7 +63,7 @@ def _moments(X, w):
             f"Column {j} of X has a standard deviation of {sd[j]:.3g}, which must be between {least:g} and {most:g} "
             f"for {X.dtype} so that squares can be held. Try scaling X."
         )
-    var[constant | (sd <= 4 * np.finfo(X.dtype).eps * np.abs(mean))] = 0
+    var[constant] = 0
     return mean, var
 
 
@@ -104,9 +103,8 @@ def seeds(k, r: Rows, K, rng, *, spread=True, given=None):
             best = 0
         else:
             left_over = np.array([(r.w * x).sum() for x in nearest])
-            best = int(
-                np.argmax(left_over <= left_over.min() * (1 + 1e-9))
-            )  # the first of those equal but for rounding
+            # the first of those that are equal but for rounding
+            best = int(np.argmax(left_over <= left_over.min() * (1 + 1e-9)))
         found.append(Z[best])
         d2 = nearest[best]
     return np.array(found, dtype=float)

@@ -23,7 +23,7 @@ import numpy as np
 
 from .. import pool
 from ..jit import FAST, kernel
-from ..shared.scalar import exp, log, shared
+from ..shared.scalar import exp, is_float32, log, shared
 
 TILE = 128  # rows of a tile: long enough to pay for its sums, short enough for the nearest caches
 WAVE = 64  # blocks whose partial sums are held at once
@@ -37,7 +37,7 @@ def _normalise(q, c, top, total, log_px):
     q (K,TILE) squared distances in, r out; c (K,); top, total, log_px (TILE,) out. Distances that overflow (inf, or nan
     from inf - inf) count as the largest number: such a row is improbable, never NaN. Bishop 2006, eq. 9.13, in logs."""
     T = c.dtype.type
-    huge, half = T(1e38) if T(1) + T(1e-10) == T(1) else T(1e307), T(0.5)
+    huge, half = T(1e38) if is_float32(c[0]) else T(1e307), T(0.5)
     for s in range(TILE):
         top[s] = T(-math.inf)
         total[s] = T(0)
@@ -194,9 +194,9 @@ def _e_step_tied(X, w, mu, P, v, c, S0, S1, S2, l, both, log_px, r):
 
     With xm = sum_k r_k mu_k, S2 splits into non-negative parts, of which only one needs D² numbers a row:
     sum_k r_k (x - mu_k)(x - mu_k)' = (x - xm)(x - xm)' + sum_{k<l} r_k r_l (mu_k - mu_l)(mu_k - mu_l)'.
-    For the second, sum_n w r_k r_l goes to both (K,K), l < k."""
+    For the second, sum_n w r_k r_l goes to both (K,K), l < k. With more than D² components: the sum as it is."""
     T = X.dtype.type
-    (K, D), Q = mu.shape, P.shape[1]
+    (K, D), Q, many = mu.shape, P.shape[1], len(mu) > mu.shape[1] ** 2
     XT, Y, q = np.empty((D, TILE), X.dtype), np.empty((Q, TILE), X.dtype), np.empty((K, TILE), X.dtype)
     A = np.empty((5, TILE), X.dtype)
     top, total, lp, t, wt = A[0], A[1], A[2], A[3], A[4]
@@ -259,12 +259,20 @@ def _e_step_tied(X, w, mu, P, v, c, S0, S1, S2, l, both, log_px, r):
                 for s in range(TILE):
                     f += t[s] * (XT[d, s] - u)
                 S1[k, d] += f
-            for j in range(k):
+                if many:
+                    for s in range(TILE):
+                        lp[s] = t[s] * (XT[d, s] - u)
+                    for j in range(d + 1):
+                        u, f = mu[k, j], T(0)
+                        for s in range(TILE):
+                            f += lp[s] * (XT[j, s] - u)
+                        S2[d, j] += f
+            for j in range(0 if many else k):
                 f = T(0)
                 for s in range(TILE):
                     f += t[s] * q[j, s]
                 both[k, j] += f
-        for i in range(D):
+        for i in range(0 if many else D):
             for s in range(TILE):
                 t[s] = wt[s] * Y[i, s]
             for j in range(i + 1):

@@ -116,11 +116,27 @@ class Mixture:
 
     def params(self, pi, mu, Sigma):
         """Params to begin at. Raises Collapsed, with all components, when a covariance is not positive definite."""
-        with np.errstate(divide="ignore", invalid="ignore"):  # what these leave is not sound
-            P, log_det = factors(Sigma, self.kind)
-            square = (P**2).sum(axis=-2) if self.kind in ("full", "tied") else P**2
-            c = np.log(pi) + log_det - 0.5 * len(self.R) * np.log(2 * np.pi) - 0.5 * (square * self.R).sum(-1)
+        P = self.factors(Sigma)
+        square = (P**2).sum(axis=-2) if self.kind in ("full", "tied") else P**2
+        with np.errstate(divide="ignore"):  # a weight of 0
+            c = constants(pi, P, self.kind) - 0.5 * (square * self.R).sum(-1)
         return _sound(Params(pi, mu, Sigma, P, c))
+
+    def factors(self, Sigma):
+        """P, inverse Cholesky factors of covariances (one over roots of variances); nan where there are none.
+
+        They are what the M step makes of statistics S0 = 1, S1 = 0, S2 = Sigma without regularisation."""
+        if self.kind not in ("full", "tied"):
+            with np.errstate(divide="ignore", invalid="ignore"):
+                P = 1 / np.sqrt(Sigma)
+            return np.where(np.isfinite(P), P, np.nan)
+        A = Sigma.reshape(-1, *Sigma.shape[-2:])
+        K, D = A.shape[:2]
+        S = np.concatenate([np.ones(K), np.zeros(K * D), A.ravel(), [0]])
+        P, c = np.empty_like(A), np.empty(K)
+        self.k.mixture.maximise_full(S, np.zeros((K, D)), np.zeros(D), np.empty(K), np.empty((K, D)), A.copy(), P, c)
+        P[~(c > -np.inf)] = np.nan
+        return P.reshape(Sigma.shape)
 
     def statistics(self, p):
         """E step: Statistics at p."""
@@ -138,17 +154,10 @@ class Mixture:
         return _sound(p)
 
 
-def factors(Sigma, kind):
-    """P, inverse Cholesky factors of covariances (one over roots of variances), and log|P|; nan where there is none."""
-    if kind not in ("full", "tied"):
-        P = 1 / np.sqrt(Sigma)
-        return P, np.log(P).sum(-1)
-    try:
-        L = np.linalg.cholesky(Sigma)
-    except np.linalg.LinAlgError:
-        return np.zeros_like(Sigma), np.nan
-    P = np.tril(np.linalg.solve(L, np.broadcast_to(np.eye(L.shape[-1]), L.shape)))
-    return P, np.log(np.diagonal(P, axis1=-2, axis2=-1)).sum(-1)
+def constants(pi, P, kind):
+    """c_k = log pi_k - D/2 log 2pi + log|P_k|: (K,)."""
+    diagonal = np.diagonal(P, axis1=-2, axis2=-1) if kind in ("full", "tied") else P
+    return np.log(pi) - 0.5 * P.shape[-1] * np.log(2 * np.pi) + np.log(diagonal).sum(-1)
 
 
 def _sound(p):
