@@ -24,6 +24,7 @@ from .objectives.mixture import Collapsed, Mixture, constants, shape
 TYPES = ("full", "tied", "diag", "spherical")
 STARTS = ("k-means++", "kmeans", "random_from_data", "random")
 REPAIRS = 3  # of collapsed components, a start
+TRIES, SHORT, FEW = 5, 10, 2**14  # sets of seeds, and the EM steps on so many rows after which the best is chosen
 HARD = 0.01  # standard deviation, in units of the columns' own, at which responsibilities are as good as 0 or 1
 
 
@@ -50,9 +51,11 @@ class GaussianMixture(Estimator):
         Starts, of which the one with the highest bound is kept. One with a repaired or all but singular component
         never wins against one without.
     init_params : {"k-means++", "kmeans", "random_from_data", "random"}, default "k-means++"
-        Where the means begin: greedily spread rows; their k-means centres (scikit-learn's default); rows drawn by
-        weight; draws from the Gaussian with the data's mean and variances. All begin with equal weights and one
-        covariance, the variances within the groups around these means.
+        Where the means begin: greedily spread rows, the best of 5 sets of them after 10 EM steps (on at most 2^14 rows;
+        Biernacki, Celeux & Govaert 2003); the k-means centres of one such set; rows drawn by weight; draws from the
+        Gaussian with the data's mean and variances. All count columns in units of their own spread, and begin with
+        equal weights and one covariance, the variances within the groups around these means.
+        (scikit-learn's default is "kmeans", in the columns' own units.)
     weights_init, means_init, precisions_init : array, optional
         A start given by hand: (K,), (K,D), and what `precisions_` looks like for the covariance type.
     random_state : None, int, SeedSequence, Generator or RandomState, default None
@@ -306,6 +309,28 @@ class GaussianMixture(Estimator):
 
     def _means_and_spread(self, k, rows, rng, given):
         """Means to begin at (K,D), and the columns' variance within the groups around them (D,), above zero."""
+        if given is not None or self.init_params != "k-means++" or self.n_components == 1:
+            return self._seeds_and_spread(k, rows, rng, given)
+        few, R = starts.thinned(rows, FEW, rng), None
+        best: Any = None
+        for _ in range(TRIES):
+            mu, v = self._seeds_and_spread(k, rows, rng, None)
+            R = self.reg_covar * v if R is None else R
+            trial = Mixture(k, self.covariance_type, k.put(few.X), k.put(few.w), R)
+            try:
+                start = trial.params(np.full(len(mu), 1 / len(mu)), mu, trial.diagonal(v + R, len(mu)))
+                climb = em(trial, start, max_iter=SHORT, tol=0, eps=1.0)
+                if climb.interrupted:
+                    raise KeyboardInterrupt
+                bound = climb.bound
+            except Collapsed:
+                bound = -np.inf
+            if best is None or bound - 1e-9 * abs(bound) > best[0]:
+                best = bound, mu, v
+        return best[1:]
+
+    def _seeds_and_spread(self, k, rows, rng, given):
+        """As _means_and_spread, by one draw."""
         K, D = self.n_components, len(rows.mean)
         if given is not None:
             mu = given

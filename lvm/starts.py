@@ -71,6 +71,16 @@ def _chunks(n):
     return [slice(a, a + _CHUNK) for a in range(0, n, _CHUNK)]
 
 
+def thinned(r: Rows, n, rng) -> Rows:
+    """At most n rows that stand for all: one of each of n equal parts of the weight, along a random direction."""
+    if len(r.X) <= n:
+        return r
+    order = in_order(r, rng)
+    cumulated = np.cumsum(r.w[order])
+    at = np.searchsorted(cumulated, (np.arange(n) + rng.random(n)) / n * cumulated[-1], side="right")
+    return r._replace(X=np.ascontiguousarray(r.X[order[np.minimum(at, len(order) - 1)]]), w=np.ones(n))
+
+
 def in_order(r: Rows, rng):
     """Row numbers along a random direction."""
     v = rng.standard_normal(len(r.mean)) / r.scale

@@ -1014,7 +1014,9 @@ def interrupted_at(line, f):
     return False if left > 0 else None
 
 
-def test_ctrl_c_at_any_line_leaves_the_last_complete_step_or_nothing():
+def test_ctrl_c_at_any_line_leaves_the_last_complete_step_or_nothing(monkeypatch):
+    monkeypatch.setattr(lvm.mixture, "TRIES", 2)  # fewer lines
+    monkeypatch.setattr(lvm.mixture, "SHORT", 2)
     X = clouds(60)
     options = {"n_components": 2, "reg_covar": 0.01, "random_state": 0, "tol": 0, "max_iter": 3}
     fresh, fitted = GaussianMixture(**options), fit(clouds(60, seed=1), 2)
