@@ -20,7 +20,7 @@ def main(out="lvm-demo"):
     best = min(models, key=lambda m: m.bic(X))
     print(f"\nThe best: {best}")
     for k, (weight, mean) in enumerate(zip(best.weights_, best.means_)):
-        print(f"  component {k}: {weight:.0%} of eruptions, {mean[0]:.1f} min long after a wait of {mean[1]:.0f} min")
+        print(f"  component {k}: {weight:.0%} of eruptions, {mean[0]:.1f} min long, then a wait of {mean[1]:.0f} min")
     try:
         ax = lvm.plotting.plot_mixture(best, X)
     except ImportError as e:

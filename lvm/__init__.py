@@ -1,6 +1,6 @@
 """Latent-variable models without a deep-learning framework.
 
-Importing costs a millisecond: NumPy, SciPy and Numba load when the first name that needs them is used.
+Importing costs a few milliseconds: NumPy, SciPy and Numba load when the first name that needs them is used.
 
 >>> import lvm
 >>> X = lvm.datasets.load_faithful()
@@ -11,8 +11,8 @@ Importing costs a millisecond: NumPy, SciPy and Numba load when the first name t
 
 import importlib as _importlib
 import os as _os
-from typing import TYPE_CHECKING as _TYPE_CHECKING
 
+TYPE_CHECKING = False  # type checkers take a name like this for true; typing would cost more than all the rest
 __version__ = "0.1.0"
 
 _root = _os.path.dirname(__path__[0])
@@ -25,6 +25,7 @@ if not _os.path.isdir(_os.path.join(__path__[0], "kernels")) and _os.path.isfile
 _where = {
     "GaussianMixture": "mixture",
     "ConvergenceWarning": "estimator",
+    "ModelFileError": "modelfile",
     "NotFittedError": "estimator",
     "NumericalError": "estimator",
     "get_num_threads": "kernels.pool",
@@ -36,21 +37,11 @@ _modules = ("datasets", "kernels", "plotting")
 __all__ = ["__version__", *_where, *_modules]
 
 
-def __getattr__(name: str):
-    if name in _where:
-        value = getattr(_importlib.import_module(f"{__name__}.{_where[name]}"), name)
-        globals()[name] = value
-        return value
-    if name in _modules:
-        return _importlib.import_module(f"{__name__}.{name}")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
 def __dir__():
-    return sorted({*globals(), *__all__})
+    return sorted(__all__)
 
 
-if _TYPE_CHECKING:  # what a type checker and an editor read in place of the lazy names
+if TYPE_CHECKING:  # what a type checker and an editor read in place of the lazy names
     from . import datasets as datasets
     from . import kernels as kernels
     from . import plotting as plotting
@@ -61,4 +52,15 @@ if _TYPE_CHECKING:  # what a type checker and an editor read in place of the laz
     from .kernels.pool import get_num_threads as get_num_threads
     from .kernels.pool import set_num_threads as set_num_threads
     from .mixture import GaussianMixture as GaussianMixture
+    from .modelfile import ModelFileError as ModelFileError
     from .modelfile import load as load
+else:
+
+    def __getattr__(name):
+        if name in _where:
+            value = getattr(_importlib.import_module(f"{__name__}.{_where[name]}"), name)
+            globals()[name] = value
+            return value
+        if name in _modules:
+            return _importlib.import_module(f"{__name__}.{name}")
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

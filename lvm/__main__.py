@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable
 from functools import partial
 
+from . import __version__
+
 # ---------------------------------------------------------------------------------------------------------------- demo
 
 
@@ -82,7 +84,7 @@ def demo(out: str = "lvm-demo", rows: "list | None" = None) -> int:
         seconds, score = time.perf_counter() - start, model.score(X)
         met = "" if reference is None else "yes" if abs(score - reference) <= NEAR else "no"
         missed += met == "no"
-        known = "" if reference is None else f"{reference:.8f}"
+        known = "none known" if reference is None else f"{reference:.8f}"
         table.append((name, data, " x ".join(map(str, X.shape)), f"{seconds:.2f}", f"{score:.8f}", known, met))
         if pictures:
             figure = Figure(figsize=(9, 4), layout="constrained")
@@ -292,13 +294,14 @@ def show_versions() -> None:
 def main(argv: "list | None" = None) -> int:
     """Run the command line; the exit status: 0, 1 where the demo missed a reference, 2 where the command is wrong."""
     parser = argparse.ArgumentParser("python -m lvm", description="Latent-variable models on NumPy and Numba.")
+    parser.add_argument("--version", action="version", version=f"lvm {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="command")
     text = "fit every model to small real data and compare with the best known values"
     about = "Prints one table; writes pictures; exit status 1 if a reference is missed."
-    one = commands.add_parser("demo", help=text, description=f"{text.capitalize()}. {about}")
+    one = commands.add_parser("demo", help=text, description=f"{text[0].upper()}{text[1:]}. {about}")
     one.add_argument("--out", default="lvm-demo", metavar="DIR", help="folder for the pictures (default: lvm-demo)")
     text = "say what runs here: versions, processor, threads, BLAS, kernel cache, GPUs"
-    commands.add_parser("info", help=text, description=f"{text.capitalize()}. Copy it into a bug report.")
+    commands.add_parser("info", help=text, description=f"{text[0].upper()}{text[1:]}. Copy it into a bug report.")
     arguments = parser.parse_args(argv)
     if arguments.command == "demo":
         try:

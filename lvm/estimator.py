@@ -193,6 +193,10 @@ def _check_array(X, who, min_samples, allow_nan):
     a = np.asarray(X)
     if a.dtype.kind == "O" and hasattr(X, "isna"):
         a = X.to_numpy(object, na_value=np.nan)  # a pandas frame with nullable columns, whose gaps are no floats
+    if a.ndim == 0:
+        raise ValueError(
+            f"Expected 2D array, got {type(X).__name__} instead. Give {who} an array or a data frame (N,D)."
+        )
     if a.ndim != 2:
         raise ValueError(
             f"Expected 2D array, got {a.ndim}D array instead: X has shape {a.shape}. Reshape your data to (samples, "

@@ -63,7 +63,7 @@ class GaussianMixture(Estimator):
     warm_start : bool, default False
         Begin the next fit where the last one ended, with its `reg_covar_` (`n_init` then counts as 1).
     verbose : int, default 0
-        1 shows a bar with the bound.
+        1 or more shows a bar with the bound.
     verbose_interval : int, default 10
         EM steps between two looks at the bar.
     device : {"cpu"}, default "cpu"
@@ -161,7 +161,7 @@ class GaussianMixture(Estimator):
         verbose=0,
         verbose_interval=10,
         device="cpu",
-    ):
+    ) -> None:
         self.n_components = n_components
         self.covariance_type = covariance_type
         self.tol = tol
@@ -179,7 +179,7 @@ class GaussianMixture(Estimator):
         self.device = device
 
     # ------------------------------------------------------------------------------------------------ fit
-    def fit(self, X, y=None, sample_weight=None):
+    def fit(self, X, y=None, sample_weight=None) -> "GaussianMixture":
         """Fit to X (N,D), its rows weighted by sample_weight (N,). `y` is ignored. Returns self."""
         self._check_params()
         X, names = self._check_fit_X(X, min_samples=2)
@@ -196,16 +196,16 @@ class GaussianMixture(Estimator):
         fitted = self._named(climb, R, X.dtype)
         self._remember(X, names, fitted)
         if climb.interrupted:
-            raise KeyboardInterrupt
+            raise KeyboardInterrupt(f"fit was stopped; the model is that of EM step {self.n_iter_}")
         if not climb.converged and self.max_iter > 0:
             warn(
                 "Best performing initialization did not converge. Try different init parameters, or increase max_iter, "
-                f"tol, or check for degenerate data. (The bound still rose after {self.n_iter_} steps.)",
+                f"tol, or check for degenerate data. (The bound still rose at step {self.n_iter_}.)",
                 ConvergenceWarning,
             )
         return self
 
-    def fit_predict(self, X, y=None, sample_weight=None):
+    def fit_predict(self, X, y=None, sample_weight=None) -> np.ndarray:
         """`fit(X)`, then `predict(X)`."""
         return self.fit(X, sample_weight=sample_weight).predict(X)
 
@@ -434,7 +434,7 @@ class GaussianMixture(Estimator):
             return
         from tqdm.auto import tqdm
 
-        with tqdm(total=self.max_iter, desc=title, unit="step") as bar:
+        with tqdm(desc=title, unit=" steps") as bar:
             bounds = []
 
             def tick(bound):
@@ -444,38 +444,37 @@ class GaussianMixture(Estimator):
                     bar.update(self.verbose_interval)
 
             yield tick
-            bar.total = len(bounds)  # it took this many
             if bounds:
                 bar.set_postfix_str(f"bound {bounds[-1]:.6f} nats per row", refresh=False)
             bar.update(len(bounds) - bar.n)
 
     # ------------------------------------------------------------------------------------------------ use
-    def predict(self, X):
+    def predict(self, X) -> np.ndarray:
         """The most probable component of each row: (N,) int64."""
         return self._posterior(X, "labels")
 
-    def predict_proba(self, X):
+    def predict_proba(self, X) -> np.ndarray:
         """Responsibilities, the probability of each component given the row: (N,K)."""
         return self._posterior(X, "r")
 
-    def score_samples(self, X):
+    def score_samples(self, X) -> np.ndarray:
         """log p(x) of each row, in nats: (N,). A density: it may be above 0."""
         return self._posterior(X, "log_px")
 
-    def score(self, X, y=None):
+    def score(self, X, y=None) -> float:
         """Mean of log p(x) over the rows, in nats per row: higher is better."""
         return float(self.score_samples(X).mean(dtype=np.float64))
 
-    def bic(self, X):
+    def bic(self, X) -> float:
         """Bayesian information criterion on X: -2 sum log p(x) + (number of parameters) log N. Lower is better."""
         log_px = self.score_samples(X)
         return float(-2 * log_px.sum(dtype=np.float64) + self._n_parameters() * np.log(len(log_px)))
 
-    def aic(self, X):
+    def aic(self, X) -> float:
         """Akaike information criterion on X: -2 sum log p(x) + 2 (number of parameters). Lower is better."""
         return float(-2 * self.score_samples(X).sum(dtype=np.float64) + 2 * self._n_parameters())
 
-    def sample(self, n_samples=1):
+    def sample(self, n_samples=1) -> tuple[np.ndarray, np.ndarray]:
         """Draw from the mixture: (X (n,D), component labels (n,) int64), grouped by component, as scikit-learn does.
 
         With an integer `random_state` every call draws the same; pass a Generator for fresh ones."""

@@ -30,6 +30,7 @@ What an estimator has, to be saved and loaded (and its class a line in `_CLASSES
 """
 
 import contextlib
+import errno
 import hashlib
 import io
 import json
@@ -447,6 +448,8 @@ def _replace(path, data):
         mode = os.stat(path).st_mode
         if not stat.S_ISREG(mode):
             raise ModelFileError(f"Cannot save to {path!r}: it is no regular file. Name a file.")
+    if not os.path.isdir(folder):
+        raise FileNotFoundError(errno.ENOENT, "There is no such folder to save in", folder)
     _sweep(folder)
     temporary = os.path.join(folder, f".lvm-{secrets.token_hex(8)}.tmp")
     try:

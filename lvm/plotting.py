@@ -55,6 +55,10 @@ def _marginal(model, k: int, columns: list) -> tuple:
 
 def _columns(columns, names, D: int) -> list:
     """Two different column numbers, from numbers or from names."""
+    if D < 2:
+        raise ValueError(
+            "plot_mixture draws two columns, and X has one. Try a histogram of X beside exp(score_samples)."
+        )
     known = {name: i for i, name in enumerate(names or [])} | {i: i for i in range(D)}
     try:
         i, j = (known[c] for c in columns)
@@ -141,6 +145,7 @@ def plot_bound(model, *, ax=None):
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.set_xlabel("iteration")
     ax.set_ylabel("lower bound, mean nats per row")
+    ax.ticklabel_format(axis="y", useOffset=False)
     return ax
 
 

@@ -336,7 +336,11 @@ SHAPE = "X.reshape(-1, 1) if it has a single feature, X.reshape(1, -1) if it is 
 REFUSED = {
     "one dimension": ([1.0, 2.0], ValueError, "Expected 2D array, got 1D array instead: X has shape (2,). Reshape"),
     "three dimensions": (np.zeros((2, 2, 2)), ValueError, f"(samples, features): {SHAPE}"),
-    "a number": (3.0, ValueError, "Expected 2D array, got 0D array instead: X has shape ()."),
+    "a number": (
+        3.0,
+        ValueError,
+        "Expected 2D array, got float instead. Give GaussianMixture an array or a data frame (N,D).",
+    ),
     "no features": (
         np.zeros((5, 0)),
         ValueError,

@@ -85,7 +85,7 @@ def main():
         f"OVERRULED by {', '.join(overruled)}: users do not have that" if overruled else "its own choice",
     )
 
-    missing, rows = {}, [("size", "library", "ms a step", "times lvm", family.QUALITY)]
+    missing, rows = {}, [("size", "library", "ms a step", "relative to lvm", family.QUALITY)]
     for name in sizes:
         print(f"... {name}", file=sys.stderr, flush=True)
         results = compare(family, family.SIZES[name], 2 if options.quick else options.repeat, missing)
