@@ -24,7 +24,7 @@ from .objectives.mixture import Collapsed, Mixture, constants, shape
 TYPES = ("full", "tied", "diag", "spherical")
 STARTS = ("k-means++", "kmeans", "random_from_data", "random")
 REPAIRS = 3  # of collapsed components, a start
-TRIES, SHORT, FEW = 5, 10, 2**14  # sets of seeds, and the EM steps on so many rows after which the best is chosen
+TRIES, SHORT, FEW = 5, 10, 2**12  # sets of seeds, and the EM steps on so many rows after which the best is chosen
 HARD = 0.01  # standard deviation, in units of the columns' own, at which responsibilities are as good as 0 or 1
 
 
@@ -51,7 +51,7 @@ class GaussianMixture(Estimator):
         Starts, of which the one with the highest bound is kept. One with a repaired or all but singular component
         never wins against one without.
     init_params : {"k-means++", "kmeans", "random_from_data", "random"}, default "k-means++"
-        Where the means begin: greedily spread rows, the best of 5 sets of them after 10 EM steps (on at most 2^14 rows;
+        Where the means begin: greedily spread rows, the best of 5 sets of them after 10 EM steps (on at most 2^12 rows;
         Biernacki, Celeux & Govaert 2003); the k-means centres of one such set; rows drawn by weight; draws from the
         Gaussian with the data's mean and variances. All count columns in units of their own spread, and begin with
         equal weights and one covariance, the variances within the groups around these means.

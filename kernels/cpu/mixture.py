@@ -391,7 +391,8 @@ def statistics_full(X, w, mu, P, c, S):
     def block(X, w, out):
         _e_step_full(X, w, mu, P, c, *_parts(out, K, D, (K, D, D)), *no_answer)
 
-    _accumulate(block, X, w, _rows(K * D * (D + 8), 4 * TILE), S)
+    least = (4 if S.size < 2**18 else 2) * TILE  # more rows pay for the sums, fewer let Ctrl-C through in time
+    _accumulate(block, X, w, _rows(K * D * (D + 8), least), S)
 
 
 def statistics_tied(X, w, mu, P, c, S):
