@@ -67,7 +67,8 @@ def test_each_block_runs_exactly_once(threads, n_blocks):
 def test_blocks_run_side_by_side():
     pool.set_num_threads(3)
     meet = threading.Barrier(3, timeout=PATIENCE)
-    pool.run(lambda b: meet.wait(), 3)  # a serial run would wait for ever
+    pool.run(lambda b: meet.wait(), 3)  # a serial run would wait, and raise
+    assert not meet.broken
 
 
 def test_one_thread_stays_in_the_calling_thread():
