@@ -241,7 +241,8 @@ class GaussianMixture(Estimator):
             try:
                 mu, v = self._means_and_spread(k, rows, rng, given[1])
                 if objective is None:  # one R for all starts, so that their bounds compare
-                    R = self.reg_covar_.astype(float) if warm else self.reg_covar * v
+                    kept = warm and hasattr(self, "reg_covar_")  # a mixture set by hand has none
+                    R = self.reg_covar_.astype(float) if kept else self.reg_covar * v
                     objective = Mixture(k, kind, k.put(X), k.put(np.empty(0) if w is None else w), R)
                 begin = [
                     np.full(len(mu), 1 / len(mu)) if given[0] is None else given[0],

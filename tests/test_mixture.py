@@ -1099,6 +1099,8 @@ def test_a_mixture_set_by_hand_answers(kind):
     X = clouds(seed=1)
     assert_array_equal(model.predict_proba(X), fitted.predict_proba(X))
     assert_array_equal(model.sample(50)[0], fitted.sample(50)[0])
+    on = fit(clouds(), 3, kind, warm_start=True)
+    assert_allclose(model.set_params(warm_start=True).fit(clouds()).lower_bound_, on.lower_bound_, rtol=1e-6)
     with pytest.raises(ValueError, match=r"covariance_type was changed to .* after fit"):
         model.set_params(covariance_type="full" if kind != "full" else "diag").predict(X)
 
