@@ -72,13 +72,13 @@ def _chunks(n):
 
 
 def thinned(r: Rows, n, rng) -> Rows:
-    """At most n rows that stand for all: one of each of n equal parts of the weight, along a random direction."""
-    if len(r.X) <= n:
-        return r
+    """At most n rows that stand for all: one of each of n equal parts of the weight, along a random direction; a row
+    counts as often as it was drawn. (Of fewer than n rows, too: only their weight may decide, not their number.)"""
     order = in_order(r, rng)
     cumulated = np.cumsum(r.w[order])
     at = np.searchsorted(cumulated, (np.arange(n) + rng.random(n)) / n * cumulated[-1], side="right")
-    return r._replace(X=np.ascontiguousarray(r.X[order[np.minimum(at, len(order) - 1)]]), w=np.ones(n))
+    at, times = np.unique(np.minimum(at, len(order) - 1), return_counts=True)
+    return r._replace(X=np.ascontiguousarray(r.X[order[at]]), w=times.astype(float))
 
 
 def in_order(r: Rows, rng):

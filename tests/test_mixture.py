@@ -277,6 +277,15 @@ def test_a_weight_is_that_many_rows_and_order_does_not_matter(kind, start, data)
         assert_same_fit(fit(X, 3, kind, **options), fit(X[order], 3, kind, **options))
 
 
+def test_weights_are_repeats_whatever_number_of_rows_they_stand_for():
+    """3000 rows of weight 2 and 6000 rows: more and fewer than the trial runs of a start look at."""
+    X = clouds(3000, apart=1.5)
+    options = {"max_iter": 20, "tol": 0}
+    for seed in range(5):
+        twice = fit(np.repeat(X, 2, axis=0), 4, seed=seed, **options)
+        assert_same_fit(twice, fit(X, 4, seed=seed, weight=2, **options))
+
+
 @type_
 def test_only_proportions_of_weights_matter(kind):
     X, w = clouds(), rng(1).gamma(1.0, size=300)

@@ -55,10 +55,12 @@ def _normalise(q, c, top, total, log_px):
         log_px[s] = top[s] + log(total[s])
 
 
-# Adds to S0, S1, S2 and l (1,) if l is there, and fills log_px (N,) and r (N,K) where they are.
-# P is padded with zeros to (Q,Q), Q a multiple of 4, so that loops by fours need no remainder.
 @kernel("T2 d1 T2 T3 T1 d1w d2w d3w d1w T1w T2w", fastmath=FAST)
 def _e_step_full(X, w, mu, P, c, S0, S1, S2, l, log_px, r):
+    """r_k = softmax_k(c_k - |P_k (x - mu_k)|²/2): adds to S0, S1, S2, l of the module docstring, fills log_px, r.
+
+    X (N,D), w (N,) or (0,), mu (K,D), P (K,Q,Q) padded with zeros to a multiple of 4, so that loops by fours need no
+    remainder, c (K,)  ->  S0 (K,), S1 (K,D), S2 (K,D,D), l (1,), log_px (N,), r (N,K); of size 0 what is not wanted."""
     T = X.dtype.type
     (K, D), Q = mu.shape, P.shape[1]
     XT, Y, V = np.empty((D, TILE), X.dtype), np.empty((Q, TILE), X.dtype), np.empty((4, TILE), X.dtype)
@@ -190,7 +192,8 @@ def _e_step_full(X, w, mu, P, c, S0, S1, S2, l, log_px, r):
 
 @kernel("T2 d1 T2 T2 T2 T1 d1w d2w d2w d1w d2w T1w T2w", fastmath=FAST)
 def _e_step_tied(X, w, mu, P, v, c, S0, S1, S2, l, both, log_px, r):
-    """q_k = |P (x - mu_0) - v_k|², v_k = P (mu_k - mu_0): one product with P a row instead of K.
+    """As _e_step_full, with one P (Q,Q) and S2 (D,D).
+    q_k = |P (x - mu_0) - v_k|², v_k = P (mu_k - mu_0): one product with P a row instead of K.
 
     With xm = sum_k r_k mu_k, S2 splits into non-negative parts, of which only one needs D² numbers a row:
     sum_k r_k (x - mu_k)(x - mu_k)' = (x - xm)(x - xm)' + sum_{k<l} r_k r_l (mu_k - mu_l)(mu_k - mu_l)'.
@@ -284,6 +287,7 @@ def _e_step_tied(X, w, mu, P, v, c, S0, S1, S2, l, both, log_px, r):
 
 @kernel("T2 d1 T2 T2 T1 d1w d2w d2w d1w T1w T2w", fastmath=FAST)
 def _e_step_diag(X, w, mu, P, c, S0, S1, S2, l, log_px, r):
+    """As _e_step_full, with P (K,D) one over standard deviations and S2 (K,D)."""
     T = X.dtype.type
     K, D = mu.shape
     XT, q, A = np.empty((D, TILE), X.dtype), np.empty((K, TILE), X.dtype), np.empty((4, TILE), X.dtype)
