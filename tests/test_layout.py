@@ -26,7 +26,7 @@ def dotted(path):
 
 MODULES = {dotted(p): p for folder in FOLDERS.values() for p in sorted(folder.rglob("*.py"))}
 TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in MODULES.items()}
-OPTIONAL = {"sklearn", "pandas", "polars", "matplotlib", "tqdm", "llvmlite"}  # not needed to import any module of ours
+OPTIONAL = {"sklearn", "pandas", "polars", "matplotlib", "tqdm"}  # not needed to import any module of ours
 
 # Who may import whom: for the modules on the left, what they may import of lvm and of other packages. The first
 # pattern that fits counts.
@@ -35,6 +35,7 @@ ARROWS = {
     "lvm.kernels.pool": ("", ""),
     "lvm.kernels.jit": ("", "numpy numba"),
     "lvm.kernels.shared*": ("lvm.kernels.shared", "numpy numba"),
+    "lvm.kernels.cpu.lanes": ("", "numpy numba llvmlite"),
     "lvm.kernels.cpu*": ("lvm.kernels.cpu lvm.kernels.shared lvm.kernels.jit lvm.kernels.pool", "numpy scipy numba"),
     "lvm.kernels.cuda*": ("lvm.kernels.cuda lvm.kernels.shared lvm.kernels.jit lvm.kernels.pool", "numpy scipy numba"),
     "lvm.objectives.vae": ("lvm.parameters lvm.objectives.flow", "numpy scipy"),

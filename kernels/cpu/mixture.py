@@ -12,11 +12,21 @@ are one flat float64 vector S, which adds:
 S0 = sum_n w r, S1 = sum_n w r y, S2 = sum_n w r y y' (lower triangle; tied: summed over k), l = sum_n w log p(x_n).
 w (N,) float64 weights of the rows, or (0,) for all one. Dempster, Laird & Rubin 1977; Bishop 2006, eq. 9.23-9.28.
 
+Rows with gaps (NaN) count by what was observed of them, x_o. With Q_k = P_k' P_k the inverse of Sigma_k, cut into
+observed and missing columns, and y_o = x_o - mu_o, the rest has under component k a normal posterior about mu_m + f,
+    f = -Q_mm^-1 Q_mo y_o,    covariance C = Q_mm^-1,    log p(x_o, k) = c_k - |P_k (y_o, f)|²/2 + h,
+    h = (|m| log 2pi - log|Q_mm|)/2
+(|P (y_o, .)|² is least at f, where it is y_o' Sigma_oo^-1 y_o). So the E step is that of complete rows (y_o, f), filled
+for each component, with h added to c_k; and S2, an expectation, has sum_n w r C besides. Rows of which nothing was
+observed count as of weight 0. Ghahramani & Jordan 1994; Little & Rubin 2019, section 11.2. The relative error is that
+of a linear system, 1e-16 times the condition number of Q_mm.
+
 Loops run over tiles of 128 rows, transposed so that the innermost loop goes along the rows and vectorises. Each E step
 is one function, though its parts repeat: a function inlined into another is compiled twice, and this one is what a user
 waits for at the first fit.
 """
 
+import functools
 import math
 
 import numpy as np
@@ -24,9 +34,11 @@ import numpy as np
 from .. import pool
 from ..jit import FAST, kernel
 from ..shared.scalar import exp, is_float32, log, shared
+from .lanes import LANES, get, inverse_root, put, splat
 
 TILE = 128  # rows of a tile: long enough to pay for its sums, short enough for the nearest caches
 WAVE = 64  # blocks whose partial sums are held at once
+MANY = 12 * TILE  # rows whose gaps are worked out at once
 
 
 # ---------------------------------------------------------------------------------------- E step
@@ -55,22 +67,26 @@ def _normalise(q, c, top, total, log_px):
         log_px[s] = top[s] + log(total[s])
 
 
-@kernel("T2 d1 T2 T3 T1 d1w d2w d3w d1w T1w T2w", fastmath=FAST)
-def _e_step_full(X, w, mu, P, c, S0, S1, S2, l, log_px, r):
+@kernel("T2 d1 T2 T3 T1 i1 i1 d2 d2 d1w d2w d3w d1w T1w T2w", fastmath=FAST)
+def _e_step_full(X, w, mu, P, c, first, at, f, q0, S0, S1, S2, l, log_px, r):
     """r_k = softmax_k(c_k - |P_k (x - mu_k)|²/2): adds to S0, S1, S2, l of the module docstring, fills log_px, r.
 
     X (N,D), w (N,) or (0,), mu (K,D), P (K,Q,Q) padded with zeros to a multiple of 4, so that loops by fours need no
-    remainder, c (K,)  ->  S0 (K,), S1 (K,D), S2 (K,D,D), l (1,), log_px (N,), r (N,K); of size 0 what is not wanted."""
+    remainder, c (K,)  ->  S0 (K,), S1 (K,D), S2 (K,D,D), l (1,), log_px (N,), r (N,K); of size 0 what is not wanted.
+    first, at, f, q0: the gaps as `_fill` leaves them, of size 0 when there are none; X has any number in them."""
     T = X.dtype.type
     (K, D), Q = mu.shape, P.shape[1]
     XT, Y, V = np.empty((D, TILE), X.dtype), np.empty((Q, TILE), X.dtype), np.empty((4, TILE), X.dtype)
     q, A, G = np.empty((K, TILE), X.dtype), np.empty((4, TILE), X.dtype), np.empty((4, 4), X.dtype)
     top, total, lp, wt = A[0], A[1], A[2], A[3]
+    cells, lo, hi = Y.reshape(Q * TILE), 0, 0
     for d in range(D, Q):
         for s in range(TILE):
             Y[d, s] = T(0)
     for n0 in range(0, len(X), TILE):
         m = len(X) - n0 if len(X) - n0 < TILE else TILE
+        if first.size:
+            lo, hi = first[n0], first[n0 + m]
         for s in range(TILE):  # rows past the last repeat it
             n = n0 + (s if s < m else m - 1)
             for d in range(D):
@@ -80,8 +96,12 @@ def _e_step_full(X, w, mu, P, c, S0, S1, S2, l, log_px, r):
                 v = mu[k, d]
                 for s in range(TILE):
                     Y[d, s] = XT[d, s] - v
+            for e in range(lo, hi):
+                cells[at[e]] = T(f[e, k])
             for s in range(TILE):
                 q[k, s] = T(0)
+            for s in range(m if q0.size else 0):
+                q[k, s] = T(q0[n0 + s, k])
             for i in range(0, D, 2):  # P Y, two rows by four columns at a time: six loads, two stores, eight products
                 for s in range(TILE):
                     V[0, s] = T(0)
@@ -132,15 +152,17 @@ def _e_step_full(X, w, mu, P, c, S0, S1, S2, l, log_px, r):
                 v = mu[k, d]
                 for s in range(TILE):
                     Y[d, s] = XT[d, s] - v
+            for e in range(lo, hi):
+                cells[at[e]] = T(f[e, k])
             for i in range(0, D, 4):
                 for e in range(4):
-                    f = T(0)
+                    v = T(0)
                     for s in range(TILE):
                         u = q[k, s] * Y[i + e, s]
                         V[e, s] = u
-                        f += u
+                        v += u
                     if i + e < D:
-                        S1[k, i + e] += f
+                        S1[k, i + e] += v
                 for j in range(0, i + 1, 4):  # four rows of r y against four of y: sixteen sums live in registers
                     a0 = a1 = a2 = a3 = b0 = b1 = b2 = b3 = T(0)
                     c0 = c1 = c2 = c3 = d0 = d1 = d2 = d3 = T(0)
@@ -285,22 +307,29 @@ def _e_step_tied(X, w, mu, P, v, c, S0, S1, S2, l, both, log_px, r):
                 S2[i, j] += f
 
 
-@kernel("T2 d1 T2 T2 T1 d1w d2w d2w d1w T1w T2w", fastmath=FAST)
-def _e_step_diag(X, w, mu, P, c, S0, S1, S2, l, log_px, r):
-    """As _e_step_full, with P (K,D) one over standard deviations and S2 (K,D)."""
+@kernel("T2 d1 T2 T2 T1 i1 i1 d2 d1w d2w d2w d1w T1w T2w", fastmath=FAST)
+def _e_step_diag(X, w, mu, P, c, first, at, q0, S0, S1, S2, l, log_px, r):
+    """As _e_step_full, with P (K,D) one over standard deviations and S2 (K,D). A gap is filled with the mean, f = 0."""
     T = X.dtype.type
     K, D = mu.shape
     XT, q, A = np.empty((D, TILE), X.dtype), np.empty((K, TILE), X.dtype), np.empty((4, TILE), X.dtype)
     top, total, lp, wt = A[0], A[1], A[2], A[3]
+    cells, lo, hi = XT.reshape(D * TILE), 0, 0
     for n0 in range(0, len(X), TILE):
         m = len(X) - n0 if len(X) - n0 < TILE else TILE
+        if first.size:
+            lo, hi = first[n0], first[n0 + m]
         for s in range(TILE):
             n = n0 + (s if s < m else m - 1)
             for d in range(D):
                 XT[d, s] = X[n, d]
         for k in range(K):
+            for e in range(lo, hi):
+                cells[at[e]] = mu[k, at[e] // TILE]
             for s in range(TILE):
                 q[k, s] = T(0)
+            for s in range(m if q0.size else 0):
+                q[k, s] = T(q0[n0 + s, k])
             for d in range(D):
                 v, p = mu[k, d], P[k, d]
                 for s in range(TILE):
@@ -330,6 +359,8 @@ def _e_step_diag(X, w, mu, P, c, S0, S1, S2, l, log_px, r):
             S0[k] += g
             if g == 0:
                 continue
+            for e in range(lo, hi):
+                cells[at[e]] = mu[k, at[e] // TILE]
             for d in range(D):
                 v, f, h = mu[k, d], T(0), T(0)
                 for s in range(TILE):
@@ -341,12 +372,199 @@ def _e_step_diag(X, w, mu, P, c, S0, S1, S2, l, log_px, r):
                 S2[k, d] += h
 
 
-# ---------------------------------------------------------------------------------------- E step, in blocks on threads
-def _rows(cost, least=TILE):
-    """Rows of a block, a multiple of TILE: about half a millisecond of work at `cost` multiplications a row."""
-    return min(max(16_000_000 // cost, least), 8192) // TILE * TILE
+# ---------------------------------------------------------------------------------------- rows with gaps
+@kernel("T2 u1 i1w")
+def _patterns(X, mark, key):
+    """key (N,): 0 for a complete row, else a number up to 2^15 that rows with the same gaps share. mark (D,) random."""
+    for n in range(len(X)):
+        x, v, some = X[n], np.uint64(0), False
+        for d in range(x.size):
+            v += mark[d] if x[d] != x[d] else np.uint64(0)
+            some |= x[d] != x[d]
+        key[n] = 1 + np.int64(v >> np.uint64(49)) if some else 0
 
 
+@shared
+def _factor(Q, cols, m, L):
+    """L L' = Q_mm for the m columns `cols`; the diagonal of L is inverted. Lanes: Q (D D,LANES), of unit diagonal, and
+    L (D D,LANES), of which entry ij is row i D + j.
+
+    A pivot that is rounding alone is raised: its column is all but determined by the others."""
+    D = cols.size
+    for i in range(m):
+        row = cols[i] * D
+        for j in range(i):
+            v = get(Q, row + cols[j])
+            for p in range(j):
+                v -= get(L, i * D + p) * get(L, j * D + p)
+            put(L, i * D + j, v * get(L, j * D + j))
+        v = splat(1.0)
+        for p in range(i):
+            a = get(L, i * D + p)
+            v -= a * a
+        put(L, i * D + i, inverse_root(v, 4e-16))
+
+
+@kernel("T2w d3 d3 d3 d3 d3 i1w i1w d3w d3w", fastmath={"contract"})
+def _fill(X, mu, root, scale, h, Q, first, at, f, q0):
+    """f and -2 h of the module docstring for rows X (N,D) that have gaps, rows with the same ones next to each other.
+
+    Of K components, LANES at a time, G LANES >= K: mu (G,D,LANES); root, of the diagonal of Q; scale = 1 / root;
+    h = 2 log root - log 2pi; Q (G,D D,LANES) divided by root root', so that its diagonal is 1. The gaps of row n are
+    the numbers first[n] .. first[n+1] (first: (N+1,)): of such a gap e, at[e] = column TILE + n % TILE, and f
+    (.,G,LANES) are its fillings less the means; q0 (N,G,LANES) is -2 h. What stood in X at a gap becomes 0."""
+    (N, D), T, G = X.shape, X.dtype.type, Q.shape[0]
+    cols, L, y = np.empty(D, np.int64), np.empty((D * D, LANES)), np.empty((D, LANES))
+    products = np.empty((N * G, LANES))
+    sums, fills, n, e = q0.reshape(N * G, LANES), f.reshape(f.shape[0] * G, LANES), 0, 0
+    while n < N:
+        m, last, same = 0, n + 1, True
+        for d in range(D):  # the gaps of row n to the front of cols, the other columns behind them, last ones first
+            gap = X[n, d] != X[n, d]
+            cols[m if gap else D - 1 - d + m] = d
+            m += gap
+        while last < N and same:
+            for d in range(D):
+                same &= (X[n, d] != X[n, d]) == (X[last, d] != X[last, d])
+            last += same
+        for g in range(G):
+            Qg, mug, rootg, scaleg = Q[g], mu[g], root[g], scale[g]
+            _factor(Qg, cols, m, L)
+            logs, pivots = splat(0.0), splat(1.0)
+            for i in range(m):
+                logs += get(h[g], cols[i])
+                pivots *= get(L, i * D + i)
+                if i % 16 == 15:  # a product of 16 pivots is in range, one of more may not be
+                    put(y, 0, pivots)
+                    for l in range(LANES):
+                        y[0, l] = -2 * log(y[0, l])
+                    logs += get(y, 0)
+                    pivots = splat(1.0)
+            for row in range(n, last):
+                put(sums, row * G + g, logs)
+                put(products, row * G + g, pivots)
+                for j in range(m, D):
+                    d = cols[j]
+                    put(y, j, (splat(np.float64(X[row, d])) - get(mug, d)) * get(rootg, d))
+                for i in range(m):  # L z = -Q_mo y_o
+                    v, at_i = splat(0.0), cols[i] * D
+                    for j in range(m, D):
+                        v -= get(Qg, at_i + cols[j]) * get(y, j)
+                    for p in range(i):
+                        v -= get(L, i * D + p) * get(y, p)
+                    put(y, i, v * get(L, i * D + i))
+                for i in range(m - 1, -1, -1):  # L' f = z
+                    v = get(y, i)
+                    for p in range(i + 1, m):
+                        v -= get(L, p * D + i) * get(y, p)
+                    v *= get(L, i * D + i)
+                    put(y, i, v)
+                    put(fills, (e + (row - n) * m + i) * G + g, v * get(scaleg, cols[i]))
+        for row in range(n, last):
+            first[row] = e
+            for i in range(m):
+                at[e] = cols[i] * TILE + row % TILE
+                X[row, cols[i]] = T(0)
+                e += 1
+        n = last
+    first[N] = e
+    total, product = q0.reshape(q0.size), products.reshape(q0.size)
+    for i in range(total.size):
+        total[i] -= 2 * log(product[i])
+
+
+@kernel("T2 d1 i1 i1 d3 d3w", fastmath={"contract"})
+def _spread(r, w, first, at, Q, S2):
+    """S2 (G,D D,LANES) += sum_n w r C, C = Q_mm^-1 in the columns of each row's gaps, lower triangle: with M = L^-1,
+    C_ij = sum_p M_pi M_pj.   r (N,K), w (N,) or (0,); Q as for `_fill`, which leaves first and at."""
+    (N, K), D = r.shape, int(round(math.sqrt(Q.shape[1])))
+    cols, L, R, n = np.empty(D, np.int64), np.empty((D * D, LANES)), np.empty((1, LANES)), 0
+    while n < N:
+        e, m, last, same = first[n], first[n + 1] - first[n], n + 1, True
+        for i in range(m):
+            cols[i] = at[e + i] // TILE
+        while last < N and same:
+            same = first[last + 1] - first[last] == m
+            for i in range(m if same else 0):
+                same &= at[first[last] + i] // TILE == cols[i]
+            last += same
+        for g in range(Q.shape[0]):
+            R[:] = 0
+            for row in range(n, last):
+                weight = w[row] if w.size else 1.0
+                for l in range(min(K - g * LANES, LANES)):
+                    R[0, l] += weight * r[row, g * LANES + l]
+            total, S = get(R, 0), S2[g]
+            _factor(Q[g], cols, m, L)
+            for j in range(m):  # M in place of L, column by column: M_ij = -M_ii sum_{j<=p<i} L_ip M_pj
+                for i in range(j + 1, m):
+                    v = splat(0.0)
+                    for p in range(j, i):
+                        v -= get(L, i * D + p) * get(L, p * D + j)
+                    put(L, i * D + j, v * get(L, i * D + i))
+            for i in range(m):
+                for j in range(i + 1):
+                    v = splat(0.0)
+                    for p in range(i, m):
+                        v += get(L, p * D + i) * get(L, p * D + j)
+                    at_ij = cols[i] * D + cols[j]
+                    put(S, at_ij, get(S, at_ij) + total * v)
+        n = last
+
+
+@kernel("T2w d2 i1w i1w d2w")
+def _fill_diag(X, h, first, at, q0):
+    """As _fill, of diagonal covariances: f = 0; q0 (N,K) is the sum of h (D,K) = 2 log P - log 2pi over the gaps."""
+    (N, D), K, T, e = X.shape, q0.shape[1], X.dtype.type, 0
+    for n in range(N):
+        first[n] = e
+        for k in range(K):
+            q0[n, k] = 0
+        for d in range(D):
+            if X[n, d] != X[n, d]:
+                X[n, d] = T(0)
+                at[e] = d * TILE + n % TILE
+                e += 1
+                for k in range(K):
+                    q0[n, k] += h[d, k]
+    first[N] = e
+
+
+@kernel("T2 d1 i1 i1 d2w")
+def _spread_diag(r, w, first, at, R):
+    """R (D,K) += sum_n w r over the rows with a gap in that column.   r (N,K), w (N,) or (0,)"""
+    for n in range(len(r)):
+        weight = w[n] if w.size else 1.0
+        for e in range(first[n], first[n + 1]):
+            d = at[e] // TILE
+            for k in range(r.shape[1]):
+                R[d, k] += weight * r[n, k]
+
+
+@kernel("d3 d2 i1 i1 i1 d2 T2w")
+def _scatter(Q, scale, first, at, z, eps, X):
+    """x += L^-T eps in the gaps of each row, L L' = Q_mm of its component z: a draw about the filling, as the covariance
+    is C.   Q (K,D,D) of unit diagonal, scale (K,D) as for `_fill`, which leaves first and at; z (N,), eps and X (N,D)."""
+    D, T = X.shape[1], X.dtype.type
+    L, u = np.empty((D, D)), np.empty(D)
+    for n in range(len(X)):
+        k, e, m = z[n], first[n], first[n + 1] - first[n]
+        for i in range(m):
+            for j in range(i + 1):
+                v = Q[k, at[e + i] // TILE, at[e + j] // TILE]
+                for p in range(j):
+                    v -= L[i, p] * L[j, p]
+                L[i, j] = v / L[j, j] if j < i else math.sqrt(max(v, 4e-16))
+        for i in range(m - 1, -1, -1):  # L' u = eps
+            v = eps[n, i]
+            for p in range(i + 1, m):
+                v -= L[p, i] * u[p]
+            u[i] = v / L[i, i]
+            d = at[e + i] // TILE
+            X[n, d] += T(u[i] * scale[k, d])
+
+
+# ---------------------------------------------------------------------------------------- E step of a block of rows
 def _padded(P):
     """P (...,D,D) with zeros up to a multiple of 4."""
     D = P.shape[-1]
@@ -356,22 +574,168 @@ def _padded(P):
     return out
 
 
+def _lanes(A):
+    """A (K,...) as (G,size of ...,LANES) in float64, the last component repeated to fill the lanes."""
+    some = np.minimum(np.arange(-(-len(A) // LANES) * LANES), len(A) - 1)
+    return np.ascontiguousarray(np.swapaxes(A[some].reshape(len(some) // LANES, LANES, -1), 1, 2), float)
+
+
+def _parts(S, K, D, shape):
+    """S0 (K,), S1 (K,D), S2 and l (1,), views of the flat S; all empty where it is."""
+    if S.size == 0:
+        return np.empty(0), np.empty((0, 0)), np.empty((0,) * len(shape)), S
+    return S[:K], S[K : K + K * D].reshape(K, D), S[K + K * D : -1].reshape(shape), S[-1:]
+
+
+NO_GAPS = np.empty(0, np.int64), np.empty(0, np.int64), np.empty((0, 0)), np.empty((0, 0))
+
+
+def _room(X):
+    """first and at for the gaps of X."""
+    return np.empty(len(X) + 1, np.int64), np.empty(np.count_nonzero(np.isnan(X)), np.int64)
+
+
+def _full(mu, P, c, gaps):
+    """step(X, w, S, log_px, r) adds what some rows give to S and fills in answers; of size 0 what is not wanted."""
+    (K, D), padded = mu.shape, _padded(P)
+
+    def step(X, w, S, log_px, r, gaps=NO_GAPS):
+        _e_step_full(X, w, mu, padded, c, *gaps, *_parts(S, K, D, (K, D, D)), log_px, r)
+
+    if not gaps:
+        return step
+    Q, scale = _unit(P)
+    lanes = [_lanes(a) for a in (mu, 1 / scale, scale, -2 * np.log(scale) - np.log(2 * np.pi), Q)]
+    G = len(lanes[0])
+
+    def fill(X):
+        first, at = _room(X)
+        f, q0 = np.empty((len(at), G, LANES)), np.empty((len(X), G, LANES))
+        _fill(X, *lanes, first, at, f, q0)
+        return first, at, f.reshape(-1, G * LANES), q0.reshape(-1, G * LANES)
+
+    def spread(r, w, first, at, S2):
+        C = np.zeros(lanes[-1].shape)
+        _spread(r, w, first, at, lanes[-1], C)
+        S2 += np.swapaxes(C, 1, 2).reshape(-1, D, D)[:K] * scale[:, :, None] * scale[:, None, :]
+
+    return _ByPattern(step, fill, spread, K, D)
+
+
+def _unit(P):
+    """Q = P'P scaled to unit diagonal, (K,D,D), and the scale (K,D), one over the roots of the diagonal."""
+    P = P.astype(float)
+    Q = np.swapaxes(P, 1, 2) @ P
+    scale = 1 / np.sqrt(np.diagonal(Q, axis1=1, axis2=2))
+    return Q * scale[:, :, None] * scale[:, None, :], scale
+
+
+def _tied(mu, P, c, gaps):
+    """As _full with one P (D,D), and in S after l the matrix `both` (K,K) of _e_step_tied."""
+    (K, D), padded, v = mu.shape, _padded(P), _whitened(mu, P)
+
+    def step(X, w, S, log_px, r):
+        both = S[S.size - K * K :].reshape(K, K) if S.size else np.empty((0, 0))
+        _e_step_tied(X, w, mu, padded, v, c, *_parts(S[: S.size - both.size], K, D, (D, D)), both, log_px, r)
+
+    if not gaps:
+        return step
+    full = _full(mu, np.repeat(P[None], K, axis=0), c, True)
+
+    def rest(X, w, S, log_px, r):
+        more = np.zeros(K + K * D + K * D * D + 1 if S.size else 0)
+        full.rest(X, w, more, log_px, r)
+        for part, other in zip(_parts(S[: S.size - K * K], K, D, (D, D)), _parts(more, K, D, (K, D, D))):
+            part += other.sum(axis=0) if other.ndim == 3 else other
+
+    step = _ByPattern(step, full.fill, full.spread, K, D)
+    step.rest = rest
+    return step
+
+
 def _whitened(mu, P):
     """v_k = P (mu_k - mu_0): (K,D)."""
     return np.einsum("ij,kj->ki", P, mu - mu[0])
 
 
-def _parts(S, K, D, shape):
-    """S0 (K,), S1 (K,D), S2 and l (1,), views of the flat S."""
-    return S[:K], S[K : K + K * D].reshape(K, D), S[K + K * D : -1].reshape(shape), S[-1:]
+def _diag(mu, P, c, gaps):
+    """As _full with P (K,D)."""
+    K, D = mu.shape
+
+    def step(X, w, S, log_px, r, gaps=NO_GAPS):
+        first, at, _, q0 = gaps
+        _e_step_diag(X, w, mu, P, c, first, at, q0, *_parts(S, K, D, (K, D)), log_px, r)
+
+    if not gaps:
+        return step
+    h = np.ascontiguousarray(2 * np.log(P.T.astype(float)) - np.log(2 * np.pi))
+
+    def fill(X):
+        (first, at), q0 = _room(X), np.empty((len(X), K))
+        _fill_diag(X, h, first, at, q0)
+        return first, at, np.broadcast_to(0.0, (len(at), K)), q0
+
+    def spread(r, w, first, at, S2):
+        R = np.zeros((D, K))
+        _spread_diag(r, w, first, at, R)
+        S2[:, :, 0] += R.T / P.astype(float) ** 2
+
+    return _ByPattern(step, fill, spread, K, D)
 
 
-def _accumulate(block, X, w, rows, S):
-    """S = sum of what block(X, w, out) adds to zeros for blocks of rows, in order: the same bits for any threads."""
-    n_blocks = -(-len(X) // rows)
+class _ByPattern:
+    """A step for rows of which some have gaps: complete ones take `step`, the others `rest`, sorted by their gaps.
+
+    fill(X) gives first, at, f and q0 of rows with gaps; spread(r, w, first, at, S2) adds sum_n w r C to S2."""
+
+    def __init__(self, step, fill, spread, K, D):
+        self.step, self.fill, self.spread, self.K, self.D = step, fill, spread, K, D
+        self.mark = np.random.default_rng(0).integers(2**63, size=D, dtype=np.uint64)
+
+    def split(self, X):
+        """Row numbers: the complete rows, then lists of the others, alike ones together."""
+        key = np.empty(len(X), np.int64)
+        _patterns(X, self.mark, key)
+        n = len(X) - np.count_nonzero(key)
+        order = np.argsort(key.astype(np.uint16), kind="stable")
+        return order[:n], [order[i : i + MANY] for i in range(n, len(X), MANY)]
+
+    def __call__(self, X, w, S, log_px, r):
+        complete, others = self.split(X)
+        if not others:
+            return self.step(X, w, S, log_px, r)
+        for way, some in (self.step, complete), *((self.rest, some) for some in others):
+            part = [np.empty((len(some), *a.shape[1:]) if a.size else a.shape, a.dtype) for a in (log_px, r)]
+            way(X.take(some, axis=0), w.take(some) if w.size else w, S, *part)
+            for whole, answer in zip((log_px, r), part):
+                if whole.size:
+                    whole[some] = answer
+
+    def rest(self, X, w, S, log_px, r):
+        K, D = self.K, self.D
+        first, at, _, _ = gaps = self.fill(X)
+        nothing = np.diff(first) == D
+        if S.size:
+            w = np.where(nothing, 0.0, w if w.size else 1.0) if nothing.any() else w
+            r = np.empty((len(X), K), X.dtype)
+        self.step(X, w, S, log_px, r, gaps)
+        if S.size:
+            self.spread(r, w, first, at, S[K + K * D : -1].reshape(K, D, -1))
+        log_px[nothing[: log_px.size]] = 0
+
+
+# ---------------------------------------------------------------------------------------- E step of all, on threads
+def _rows(cost, least=TILE):
+    """Rows of a block, a multiple of TILE: about half a millisecond of work at `cost` multiplications a row."""
+    return min(max(16_000_000 // cost, least), 8192) // TILE * TILE
+
+
+def _accumulate(step, X, w, rows, S):
+    """S = sum of what step(X, w, S) adds to zeros for blocks of rows, in order: the same bits for any threads."""
+    n_blocks, no_answer = -(-len(X) // rows), (np.empty(0, X.dtype), np.empty((0, 0), X.dtype))
     S[:] = 0
     if n_blocks == 1:
-        block(X, w, S)
+        step(X, w, S, *no_answer)
         return
     wave = min(n_blocks, WAVE, max(4, 2**23 // S.size))
     parts = np.empty((wave, S.size))
@@ -381,34 +745,26 @@ def _accumulate(block, X, w, rows, S):
 
         def run(b):
             at = slice((first + b) * rows, (first + b + 1) * rows)  # noqa: B023
-            block(X[at], w[at], parts[b])
+            step(X[at], w[at], parts[b], *no_answer)
 
         pool.run(run, n)
         for part in parts[:n]:
             S += part
 
 
-def statistics_full(X, w, mu, P, c, S):
-    """S of the module docstring for full covariances.   X (N,D), w (N,) or (0,), mu (K,D), P (K,D,D), c (K,)."""
-    (K, D), P, no_answer = mu.shape, _padded(P), (np.empty(0, X.dtype), np.empty((0, 0), X.dtype))
-
-    def block(X, w, out):
-        _e_step_full(X, w, mu, P, c, *_parts(out, K, D, (K, D, D)), *no_answer)
-
+def statistics_full(X, w, mu, P, c, S, gaps=False):
+    """S of the module docstring for full covariances.   X (N,D), w (N,) or (0,), mu (K,D), P (K,D,D), c (K,); gaps: has
+    X NaN in it? Without gaps nobody looks for them."""
+    K, D = mu.shape
     least = (4 if S.size < 2**18 else 2) * TILE  # more rows pay for the sums, fewer let Ctrl-C through in time
-    _accumulate(block, X, w, _rows(K * D * (D + 8), least), S)
+    _accumulate(_full(mu, P, c, gaps), X, w, _rows(K * D * (D + 8), least), S)
 
 
-def statistics_tied(X, w, mu, P, c, S):
-    """S of the module docstring for one covariance.   X (N,D), w (N,) or (0,), mu (K,D), P (D,D), c (K,)."""
-    (K, D), v, P = mu.shape, _whitened(mu, P), _padded(P)
-    no_answer, more = (np.empty(0, X.dtype), np.empty((0, 0), X.dtype)), np.empty(S.size + K * K)
-
-    def block(X, w, out):
-        both = out[S.size :].reshape(K, K)
-        _e_step_tied(X, w, mu, P, v, c, *_parts(out[: S.size], K, D, (D, D)), both, *no_answer)
-
-    _accumulate(block, X, w, _rows(D * (D + 8) + K * (4 * D + K + 8), 2 * TILE), more)
+def statistics_tied(X, w, mu, P, c, S, gaps=False):
+    """As statistics_full, with one P (D,D)."""
+    K, D = mu.shape
+    more = np.empty(S.size + K * K)
+    _accumulate(_tied(mu, P, c, gaps), X, w, _rows(D * (D + 8) + K * (4 * D + K + 8), 2 * TILE), more)
     S[:] = more[: S.size]
     S2, both, means = _parts(S, K, D, (D, D))[2], more[S.size :].reshape(K, K), mu.astype(np.float64)
     for k in range(1, K):
@@ -416,24 +772,20 @@ def statistics_tied(X, w, mu, P, c, S):
         S2 += np.tril(np.einsum("l,li,lj->ij", both[k, :k], apart, apart))
 
 
-def statistics_diag(X, w, mu, P, c, S):
-    """S of the module docstring for diagonal covariances.   X (N,D), w (N,) or (0,), mu (K,D), P (K,D), c (K,)."""
-    (K, D), no_answer = mu.shape, (np.empty(0, X.dtype), np.empty((0, 0), X.dtype))
-
-    def block(X, w, out):
-        _e_step_diag(X, w, mu, P, c, *_parts(out, K, D, (K, D)), *no_answer)
-
-    _accumulate(block, X, w, _rows(K * (4 * D + 8)), S)
+def statistics_diag(X, w, mu, P, c, S, gaps=False):
+    """As statistics_full, with P (K,D), one over the standard deviations."""
+    K, D = mu.shape
+    _accumulate(_diag(mu, P, c, gaps), X, w, _rows(K * (4 * D + 8)), S)
 
 
-def _in_blocks(block, X, rows, log_px, labels, r):
-    """block(X, log_px, r) for blocks of rows; labels (N,) are where r is largest, which is made a block at a time."""
+def _answer(step, X, rows, log_px, labels, r):
+    """Answers of blocks of rows; labels (N,) are where r is largest, which is made a block at a time."""
 
     def run(b):
         at = slice(b * rows, (b + 1) * rows)
         x = X[at]
         part = np.empty((len(x), r.shape[1]), X.dtype) if labels.size else r[at]
-        block(x, log_px[at], part)
+        step(x, np.empty(0), np.empty(0), log_px[at], part)
         if labels.size:
             labels[at] = part.argmax(axis=1)
             if r.size:
@@ -442,35 +794,71 @@ def _in_blocks(block, X, rows, log_px, labels, r):
     pool.run(run, -(-len(X) // rows))
 
 
-def posterior_full(X, mu, P, c, log_px, labels, r):
-    """log p(x) to log_px (N,), argmax_k r to labels (N,) int64, responsibilities to r (N,K); (0,), (0,), (0,K) skip."""
-    (K, D), P, none = mu.shape, _padded(P), (np.empty(0), np.empty((0, 0)), np.empty((0, 0, 0)), np.empty(0))
+def posterior_full(X, mu, P, c, log_px, labels, r, gaps=False):
+    """log p(x) to log_px (N,), argmax_k r to labels (N,) int64, responsibilities to r (N,K); (0,), (0,), (0,K) skip.
 
-    def block(X, log_px, r):
-        _e_step_full(X, none[0], mu, P, c, *none, log_px, r)
-
-    _in_blocks(block, X, _rows(K * D * (D + 8), 2 * TILE), log_px, labels, r)
+    With gaps, log p of what was observed: 0 and the weights where that is nothing."""
+    K, D = mu.shape
+    _answer(_full(mu, P, c, gaps), X, _rows(K * D * (D + 8), 2 * TILE), log_px, labels, r)
 
 
-def posterior_tied(X, mu, P, c, log_px, labels, r):
+def posterior_tied(X, mu, P, c, log_px, labels, r, gaps=False):
     """As posterior_full, with one P (D,D) for all components."""
-    (K, D), v, P = mu.shape, _whitened(mu, P), _padded(P)
-    none = np.empty(0), np.empty((0, 0)), np.empty((0, 0)), np.empty(0), np.empty((0, 0))
-
-    def block(X, log_px, r):
-        _e_step_tied(X, none[0], mu, P, v, c, *none, log_px, r)
-
-    _in_blocks(block, X, _rows(D * (D + 8) + K * (2 * D + 8)), log_px, labels, r)
+    K, D = mu.shape
+    _answer(_tied(mu, P, c, gaps), X, _rows(D * (D + 8) + K * (2 * D + 8)), log_px, labels, r)
 
 
-def posterior_diag(X, mu, P, c, log_px, labels, r):
+def posterior_diag(X, mu, P, c, log_px, labels, r, gaps=False):
     """As posterior_full, with P (K,D), one over the standard deviations."""
-    (K, D), none = mu.shape, (np.empty(0), np.empty((0, 0)), np.empty((0, 0)), np.empty(0))
+    K, D = mu.shape
+    _answer(_diag(mu, P, c, gaps), X, _rows(K * (2 * D + 8)), log_px, labels, r)
 
-    def block(X, log_px, r):
-        _e_step_diag(X, none[0], mu, P, c, *none, log_px, r)
 
-    _in_blocks(block, X, _rows(K * (2 * D + 8)), log_px, labels, r)
+# ---------------------------------------------------------------------------------------- gaps filled in
+def _impute(step, scatter, mu, X, u, eps, out):
+    """Blocks of rows: means over components, or a component drawn by u and then what `scatter` adds to its filling."""
+    K = len(mu)
+
+    def run(b):
+        at = slice(b * MANY, (b + 1) * MANY)
+        X_b, u_b, eps_b, out_b = X[at], u[at], eps[at], out[at]
+        out_b[:] = X_b
+        for some in step.split(X_b)[1]:
+            x, r = X_b.take(some, axis=0), np.empty((len(some), K), X.dtype)
+            first, cells, f, _ = gaps = step.fill(x)
+            step.step(x, np.empty(0), np.empty(0), np.empty(0, X.dtype), r, gaps)
+            n, d = np.repeat(np.arange(len(x)), np.diff(first)), cells // TILE
+            if eps.size == 0:
+                x[n, d] = (r[n] * (mu.T[d] + f[:, :K])).sum(axis=1)
+            else:
+                z = np.minimum((r.cumsum(axis=1) < u_b[some, None]).sum(axis=1), K - 1)
+                x[n, d] = mu[z[n], d] + f[np.arange(len(f)), z[n]]
+                scatter(first, cells, z, eps_b[some], x)
+            out_b[some] = x
+
+    pool.run(run, -(-len(X) // MANY))
+
+
+def impute_full(X, mu, P, c, u, eps, out):
+    """out (N,D): X with its gaps filled, by E[x_m|x_o] = sum_k r_k (mu_k + f_k) where u and eps have size 0, else by a
+    draw from p(x_m|x_o) that uniform u (N,) and normal eps (N,D), float64, decide.   mu (K,D), P (K,D,D), c (K,)."""
+    Q, scale = _unit(P)
+    _impute(_full(mu, P, c, True), functools.partial(_scatter, Q, scale), mu, X, u, eps, out)
+
+
+def impute_tied(X, mu, P, c, u, eps, out):
+    """As impute_full, with one P (D,D)."""
+    impute_full(X, mu, np.repeat(P[None], len(mu), axis=0), c, u, eps, out)
+
+
+def impute_diag(X, mu, P, c, u, eps, out):
+    """As impute_full, with P (K,D)."""
+
+    def scatter(first, cells, z, eps, x):
+        n, d = np.repeat(np.arange(len(x)), np.diff(first)), cells // TILE
+        x[n, d] += eps[n, d] / P[z[n], d]
+
+    _impute(_diag(mu, P, c, True), scatter, mu, X, u, eps, out)
 
 
 # ---------------------------------------------------------------------------------------- M step, always float64
@@ -596,17 +984,20 @@ def maximise_spherical(S, mu, R, pi, new, Sigma, P, c):
 @kernel("T2 T2 T1 i i T2w", fastmath=FAST)
 def _squared_distances(X, Z, s, lo, hi, d2):
     for n in range(lo, hi):
-        x = X[n]
+        x, T = X[n], X.dtype.type
         for l in range(Z.shape[0]):
-            z, v = Z[l], X.dtype.type(0)
+            z, v, seen = Z[l], T(0), T(0)
             for d in range(x.size):
                 u = (x[d] - z[d]) * s[d]
-                v += u * u
-            d2[l, n] = v
+                v += u * u if u == u else T(0)
+                seen += T(1) if u == u else T(0)
+            d2[l, n] = v * (T(x.size) / seen) if seen > 0 else T(0)
 
 
 def squared_distances(X, Z, s, d2):
-    """d2[l,n] = sum_d ((x_nd - z_ld) s_d)².   X (N,D), Z (L,D), s (D,)  ->  d2 (L,N)."""
+    """d2[l,n] = sum_d ((x_nd - z_ld) s_d)².   X (N,D), Z (L,D), s (D,)  ->  d2 (L,N).
+
+    Of a row with gaps (NaN), D times the mean over what was observed; 0 where that is nothing."""
     rows = _rows(len(s) * len(Z) * 4)
     pool.run(lambda b: _squared_distances(X, Z, s, b * rows, min(len(X), (b + 1) * rows), d2), -(-len(X) // rows))
 
