@@ -31,6 +31,7 @@ _where = {
     "get_num_threads": "kernels.pool",
     "set_num_threads": "kernels.pool",
     "load": "modelfile",
+    "select_mixture": "selection",
     "show_versions": "__main__",
 }
 _modules = ("datasets", "kernels", "plotting")
@@ -54,6 +55,7 @@ if TYPE_CHECKING:  # what a type checker and an editor read in place of the lazy
     from .mixture import GaussianMixture as GaussianMixture
     from .modelfile import ModelFileError as ModelFileError
     from .modelfile import load as load
+    from .selection import select_mixture as select_mixture
 else:
 
     def __getattr__(name):

@@ -171,6 +171,19 @@ def _check_finite(a, name, allow_nan=False):
             raise ValueError(f"Input {name} contains {what}. The first one is at {where}. {cure}")
 
 
+def has_gaps(X) -> bool:
+    """Is there NaN in X (N,D), an array without infinities?
+
+    >>> import numpy as np
+    >>> has_gaps(np.array([[1.0, np.nan]]))
+    True
+    """
+    flat = X.reshape(-1)
+    blocks = (flat[start : start + _BLOCK] for start in range(0, flat.size, _BLOCK))
+    with np.errstate(over="ignore", invalid="ignore"):
+        return any(np.isnan(b.sum()) and bool(np.isnan(b).any()) for b in blocks)
+
+
 def _to_float(a, name):
     """A native, aligned, C-contiguous array of float32 if that came in, else of float64; a copy only where needed."""
     if a.dtype.kind == "c":

@@ -16,15 +16,19 @@ from .estimator import (
     check_random_state,
     check_real,
     check_sample_weight,
+    has_gaps,
     warn,
 )
-from .fit import em
-from .objectives.mixture import Collapsed, Mixture, constants, shape
+from .fit import Climb, em
+from .objectives.mixture import Chart, Collapsed, Mixture, Streamed, conditional, constants, shape
 
 TYPES = ("full", "tied", "diag", "spherical")
 STARTS = ("k-means++", "kmeans", "random_from_data", "random")
 REPAIRS = 3  # of collapsed components, a start
 TRIES, SHORT, FEW = 5, 10, 2**12  # sets of seeds, and the EM steps on so many rows after which the best is chosen
+FORGETTING = (
+    0.7  # partial_fit: the power of a block's part of the weight seen so far that is its part in the statistics
+)
 HARD = 0.01  # standard deviation, in units of the columns' own, at which responsibilities are as good as 0 or 1
 
 
@@ -81,6 +85,8 @@ class GaussianMixture(Estimator):
         EM steps of the start that was kept.
     converged_ : bool
     reg_covar_ : array (D,)
+    n_samples_seen_ : float
+        Weight of the rows that `fit` and `partial_fit` have seen.
     n_features_in_ : int, and feature_names_in_ : array (D,), when X was a data frame.
 
     Raises
@@ -95,10 +101,15 @@ class GaussianMixture(Estimator):
 
     Notes
     -----
+    Gaps: NaN in X is a value that was not observed, in `fit` and in every answer. It is summed out exactly, so that
+    log p(x) is that of what was observed; `impute` fills it in. This is right where what is missing does not depend on
+    the values that are missing (Rubin 1976). A row of gaps alone scores 0 and belongs to the components by their
+    weights; `fit` leaves it out. A column of gaps alone is an error.
     float32 data are fitted in float32, with sums in float64. `sample_weight` is exact: weight 2 is that row twice (the
     start, too, up to 2^18 rows; of more it looks at a sample).
     A density can be above 1, so `score` can be positive. Ctrl-C keeps the last complete step and raises.
-    Dempster, Laird & Rubin (1977); Bishop (2006), section 9.2. lvm.objectives.mixture has the equations.
+    Dempster, Laird & Rubin (1977); Ghahramani & Jordan (1994), for gaps; Bishop (2006), section 9.2.
+    lvm.objectives.mixture has the equations.
 
     Examples
     --------
@@ -121,8 +132,10 @@ class GaussianMixture(Estimator):
     lower_bounds_: list[float]
     n_iter_: int
     converged_: bool
+    n_samples_seen_: float
 
     _kind = "density_estimator"
+    _allow_nan = True
     _schema = 1
 
     @staticmethod
@@ -137,10 +150,11 @@ class GaussianMixture(Estimator):
             "precisions_": ("f", of_covariances, "finite" if matrix else "positive"),
             "precisions_cholesky_": ("f", of_covariances, "upper" if matrix else "positive"),
             "reg_covar_": ("f", ("D",), "nonnegative"),
-            "lower_bound_": (float, (), "finite"),
-            "lower_bounds_": (float, ("*",), "finite"),
-            "n_iter_": (int, (), "nonnegative"),
-            "converged_": (bool, (), None),
+            "lower_bound_?": (float, (), "finite"),  # a marginal and a conditional mixture come from no fit
+            "lower_bounds_?": (float, ("*",), "finite"),
+            "n_iter_?": (int, (), "nonnegative"),
+            "converged_?": (bool, (), None),
+            "n_samples_seen_?": (float, (), "positive"),
         }
 
     def __init__(
@@ -180,21 +194,30 @@ class GaussianMixture(Estimator):
 
     # ------------------------------------------------------------------------------------------------ fit
     def fit(self, X, y=None, sample_weight=None) -> "GaussianMixture":
-        """Fit to X (N,D), its rows weighted by sample_weight (N,). `y` is ignored. Returns self."""
+        """Fit to X (N,D), its rows weighted by sample_weight (N,). `y` is ignored. Returns self.
+
+        X may be a memory map, and is then read in blocks, some twenty times over. It may also be a function, for data
+        that do not fit into memory: X() gives anew, for each pass, an iterable of blocks (n,D), or of pairs (block,
+        sample_weight). The fit is that of all rows together (above 2^18 rows the start looks at a sample).
+
+        >>> import lvm, numpy as np
+        >>> X = lvm.datasets.load_faithful()
+        >>> def blocks():
+        ...     for rows in range(0, len(X), 100):  # reading files, say
+        ...         yield X[rows : rows + 100]
+        >>> lvm.GaussianMixture(2, random_state=0).fit(blocks).means_.round(1)
+        array([[ 4.3, 80. ],
+               [ 2. , 54.5]])
+        """
         self._check_params()
-        X, names = self._check_fit_X(X, min_samples=2)
-        w = _moderate(check_sample_weight(sample_weight, len(X)))
-        if w is not None and not w.all():
-            X, w = X[w > 0], w[w > 0]
-        K = self.n_components
-        if len(X) < K:
-            raise ValueError(
-                f"Expected n_samples >= n_components but got n_components = {K}, n_samples = {len(X)} "
-                "(rows of positive weight). Try fewer components."
-            )
-        climb, R = self._best_of_starts(X, w, check_random_state(self.random_state))
-        fitted = self._named(climb, R, X.dtype)
-        self._remember(X, names, fitted)
+        if callable(X) or hasattr(X, "__next__"):
+            blocks, X, names = self._check_blocks(X, sample_weight)
+            climb, R, seen = self._best_of_starts(blocks, None, check_random_state(self.random_state))
+        else:
+            X, names = self._check_fit_X(X, min_samples=2)
+            w = check_sample_weight(sample_weight, len(X))
+            climb, R, seen = self._fit_rows(X, w)
+        self._remember(X, names, self._named(climb, R, X.dtype) | {"n_samples_seen_": seen})
         if climb.interrupted:
             raise KeyboardInterrupt(f"fit was stopped; the model is that of EM step {self.n_iter_}")
         if not climb.converged and self.max_iter > 0:
@@ -204,6 +227,93 @@ class GaussianMixture(Estimator):
                 ConvergenceWarning,
             )
         return self
+
+    def _fit_rows(self, X, w):
+        """-> the Climb to keep, R (D,), and the weight of the rows that count."""
+        seen, w = _weight(X, w), _moderate(w)
+        if w is not None and not w.all():
+            X, w = X[w > 0], w[w > 0]
+        w, gaps = np.empty(0) if w is None else w, has_gaps(X)
+        climb, R, _ = self._best_of_starts(lambda: [(X, w)], gaps, check_random_state(self.random_state))
+        return climb, R, seen
+
+    def partial_fit(self, X, y=None, sample_weight=None) -> "GaussianMixture":
+        """Learn from one block of rows more: stepwise EM, for data that arrive in time. Returns self.
+
+        The first block is fitted as `fit` does (give it more rows than a few per component). Then, with W the weight of
+        the block and `n_samples_seen_` the weight of all blocks including this one,
+            s <- (1 - eta) s + eta s_block,    eta = (W / n_samples_seen_)^0.7,
+        where s are the sufficient statistics per row, which the mixture itself stands for, and an M step follows. With
+        blocks of equal size eta is t^-0.7: later blocks count more than earlier ones, whose statistics come from older
+        parameters, and eta falls fast enough for convergence (Cappé & Moulines 2009; Liang & Klein 2009). Works on
+        after `fit`, too, and after `save` and `lvm.load`.
+
+        lower_bound_ is the mean bound of this block under the mixture that had not yet seen it: an honest measure of
+        how well rows to come are predicted. lower_bounds_ has this one number, and n_iter_ counts the blocks.
+
+        >>> import lvm
+        >>> model = lvm.GaussianMixture(2, random_state=0)
+        >>> for block in np.array_split(lvm.datasets.load_faithful(), 4):
+        ...     model = model.partial_fit(block)
+        >>> model.n_samples_seen_
+        272.0
+        """
+        if not self.__sklearn_is_fitted__():
+            return self.fit(X, sample_weight=sample_weight)
+        self._check_params()
+        X = self._check_X(X)
+        w = check_sample_weight(sample_weight, len(X))
+        W = _weight(X, w)
+        if not W > 0:
+            raise ValueError("X has nothing observed in it: its rows are all NaN, or have no weight.")
+        w = _moderate(w)
+        k, R = kernels.load(self.device), self._regularisation()
+        w, gaps = np.empty(0) if w is None else w, has_gaps(X)
+        objective = Mixture(k, self.covariance_type, k.put(X), k.put(w), R, gaps)
+        seen = getattr(self, "n_samples_seen_", 0.0) + W
+        eta = (W / seen) ** FORGETTING
+        try:
+            p = objective.params(*self._last(X.shape[1]))
+            block = objective.statistics(p)
+            p = objective.maximise(block.scaled(eta / block.weight) + objective.expected(p, 1 - eta))
+        except Collapsed as e:
+            raise self._collapsed(e, "collapsed") from None
+        climb = Climb(p, block.bound, [block.bound], False, False)
+        steps = getattr(self, "n_iter_", 0) + 1
+        self.__dict__ = (
+            self.__dict__ | self._named(climb, R, self.means_.dtype) | {"n_iter_": steps, "n_samples_seen_": seen}
+        )
+        return self
+
+    def _check_blocks(self, source, sample_weight):
+        """-> blocks() that yields X (n,D), w (n,) or (0,), checked; the first X; and its column names or None."""
+        if not callable(source):
+            raise TypeError(
+                f"fit reads data that come in blocks once for each EM step, got {type(source).__name__}, which can be "
+                "read only once. Give the function that makes it, as in fit(lambda: read()), or call partial_fit for "
+                "each block."
+            )
+        if sample_weight is not None:
+            raise ValueError("With blocks, weights come with them: yield pairs (block, sample_weight).")
+        first: list = []
+
+        def blocks():
+            for block in source():
+                x, w = block if isinstance(block, tuple) and len(block) == 2 else (block, None)
+                X, names = self._check_fit_X(x)
+                if not first:
+                    first.extend([X[:1].copy(), names])
+                if (X.shape[1], X.dtype) != (first[0].shape[1], first[0].dtype):
+                    raise ValueError(
+                        f"All blocks must have the same columns and dtype, the first has {first[0].shape[1]} of "
+                        f"{first[0].dtype}, got {X.shape[1]} of {X.dtype}. Try block.astype."
+                    )
+                w = check_sample_weight(w, len(X)) if w is None or np.any(w) else np.zeros(len(X))
+                yield X, np.empty(0) if w is None else w
+
+        for _ in blocks():
+            return blocks, *first
+        raise ValueError("The function of blocks gave none. It must give them anew each time it is called.")
 
     def fit_predict(self, X, y=None, sample_weight=None) -> np.ndarray:
         """`fit(X)`, then `predict(X)`."""
@@ -223,19 +333,26 @@ class GaussianMixture(Estimator):
         check_int("verbose", verbose, 0, who=who)
         check_int("verbose_interval", self.verbose_interval, 1, who=who)
 
-    def _best_of_starts(self, X, w, rng):
-        """-> the Climb to keep, and R (D,). Starts with a repaired or all but singular component come last."""
+    def _best_of_starts(self, blocks, gaps, rng):
+        """-> the Climb to keep, R (D,) and the weight of the rows. Starts with a repaired or all but singular component
+        come last. gaps: is there NaN in the one block? None: there are many, to be looked at each time."""
         k, kind = kernels.load(self.device), self.covariance_type
-        rows = starts.rows(X, w, rng)
+        rows, N, W = starts.rows(blocks, rng)
+        if N < self.n_components:
+            raise ValueError(
+                f"Expected n_samples >= n_components but got n_components = {self.n_components}, n_samples = {N} "
+                "(rows of positive weight that are not all NaN). Try fewer components."
+            )
+        D = rows.X.shape[1]
         warm = self.warm_start and self.__sklearn_is_fitted__()
-        given = self._last(X.shape[1]) if warm else self._given(X.shape[1])
+        given = self._last(D) if warm else self._given(D)
         if self.reg_covar == 0 and kind != "spherical" and (rows.var == 0).any():
             raise NumericalError(
                 f"Column {int((rows.var == 0).argmax())} of X is constant, so that with reg_covar=0 every covariance "
                 "is singular. Try reg_covar=1e-6, or leave that column out."
             )
         best: Any = None  # (sound, climb)
-        objective = None
+        objective: Any = None
         n_init = 1 if given[1] is not None else self.n_init  # from given means all starts are the same
         for i in range(n_init):
             try:
@@ -243,7 +360,12 @@ class GaussianMixture(Estimator):
                 if objective is None:  # one R for all starts, so that their bounds compare
                     kept = warm and hasattr(self, "reg_covar_")  # a mixture set by hand has none
                     R = self.reg_covar_.astype(float) if kept else self.reg_covar * v
-                    objective = Mixture(k, kind, k.put(X), k.put(np.empty(0) if w is None else w), R)
+                    if gaps is None:
+                        each = lambda: ((k.put(X), k.put(w), has_gaps(X)) for X, w in blocks())
+                        objective = Streamed(k, kind, each, rows.X.dtype, R)
+                    else:
+                        X, w = blocks()[0]
+                        objective = Mixture(k, kind, k.put(X), k.put(w), R, gaps)
                 begin = [
                     np.full(len(mu), 1 / len(mu)) if given[0] is None else given[0],
                     mu,
@@ -257,32 +379,33 @@ class GaussianMixture(Estimator):
             except KeyboardInterrupt:
                 if best is None:
                     raise
-                return best[1]._replace(interrupted=True), R
+                return best[1]._replace(interrupted=True), R, W
             sound = n_init == 1 or (repairs == 0 and not self._thin(climb.params, R, v))
             if best is None or (sound, climb.bound - 1e-9 * abs(climb.bound)) > (best[0], best[1].bound):
                 best = sound, climb  # the first of those that are equal but for rounding
             if climb.interrupted:
-                return best[1]._replace(interrupted=True), R
-        return best[1], R
+                return best[1]._replace(interrupted=True), R, W
+        return best[1], R, W
 
     def _climb(self, objective, begin, rows, v, rng, title):
         """EM from `begin` (weights, means, covariances), with collapsed components repaired: -> Climb, repairs."""
-        eps, K = float(np.finfo(objective.X.dtype).eps), self.n_components
+        eps = float(np.finfo(objective.dtype).eps)
         for repairs in range(REPAIRS + 1):
             try:
                 with self._bar(title) as tick:
                     start = objective.params(*begin)
                     return em(objective, start, max_iter=self.max_iter, tol=self.tol, eps=eps, tick=tick), repairs
             except Collapsed as e:
-                which = "Component " if len(e.components) == 1 else "Components "
-                which += ", ".join(map(str, e.components))
                 if repairs == REPAIRS:
-                    raise NumericalError(
-                        f"{which} collapsed again after {REPAIRS} repairs: the covariance is not positive definite. "
-                        f"Try fewer than {K} components, a larger reg_covar, or scaling X."
-                    ) from None
-                warn(f"{which} collapsed on too few rows, and began again elsewhere.", RuntimeWarning)
+                    raise self._collapsed(e, f"collapsed again after {REPAIRS} repairs") from None
+                warn(f"{_which(e)} collapsed on too few rows, and began again elsewhere.", RuntimeWarning)
                 begin = self._repaired(e, objective, rows, v, rng)
+
+    def _collapsed(self, e, what):
+        return NumericalError(
+            f"{_which(e)} {what}: the covariance is not positive definite. Try fewer than {len(e.params.pi)} "
+            "components, a larger reg_covar, or scaling X."
+        )
 
     def _repaired(self, e, objective, rows, v, rng):
         """Weights, means and covariances with the collapsed components begun again where the others are not."""
@@ -317,7 +440,7 @@ class GaussianMixture(Estimator):
         for _ in range(TRIES):
             mu, v = self._seeds_and_spread(k, rows, rng, None)
             R = self.reg_covar * v if R is None else R
-            trial = Mixture(k, self.covariance_type, k.put(few.X), k.put(few.w), R)
+            trial = Mixture(k, self.covariance_type, k.put(few.X), k.put(few.w), R, (rows.seen < 1).any())
             try:
                 start = trial.params(np.full(len(mu), 1 / len(mu)), mu, trial.diagonal(v + R, len(mu)))
                 climb = em(trial, start, max_iter=SHORT, tol=0, eps=1.0)
@@ -341,7 +464,7 @@ class GaussianMixture(Estimator):
             mu = starts.seeds(k, rows, K, rng, spread=self.init_params != "random_from_data")
         # groups: under covariances so small a row belongs to the nearest mean, and in equal parts to equally near ones
         kind = "diag" if self.covariance_type == "spherical" else self.covariance_type
-        hard = Mixture(k, kind, k.put(rows.X), k.put(rows.w), np.zeros(D))
+        hard = Mixture(k, kind, k.put(rows.X), k.put(rows.w), np.zeros(D), (rows.seen < 1).any())
         tiny, equal = hard.diagonal((HARD * rows.scale) ** 2, K), np.full(K, 1 / K)
         statistics = hard.statistics(hard.params(equal, mu, tiny))
         if given is None and self.init_params == "kmeans":
@@ -350,7 +473,7 @@ class GaussianMixture(Estimator):
                 statistics = hard.statistics(hard.params(equal, mu, tiny))
                 if (np.abs(mu - old) <= 1e-4 * rows.scale).all():
                     break
-        v = np.maximum(statistics.within(), 1e-8 * rows.var)
+        v = np.maximum(statistics.within() / rows.seen, 1e-8 * rows.var)  # a gap adds next to nothing to the variance
         varied = rows.var > 0
         v[~varied] = v[varied].mean() if varied.any() else 1.0
         return mu, v
@@ -404,6 +527,14 @@ class GaussianMixture(Estimator):
     def _named(self, climb, R, dtype):
         """The fitted attributes, by name, from float64 parameters."""
         pi, mu, Sigma, P, _ = climb.params
+        return self._arrays(pi, mu, Sigma, P, R, dtype) | {
+            "lower_bound_": climb.bound,
+            "lower_bounds_": climb.bounds,
+            "n_iter_": len(climb.bounds),
+            "converged_": climb.converged,
+        }
+
+    def _arrays(self, pi, mu, Sigma, P, R, dtype):
         kind = self.covariance_type
         if kind in ("full", "tied"):
             upper = np.swapaxes(P, -1, -2)
@@ -420,12 +551,7 @@ class GaussianMixture(Estimator):
             "precisions_cholesky_": factors,
             "reg_covar_": R,
         }
-        return {name: np.array(a, dtype, order="C") for name, a in arrays.items()} | {
-            "lower_bound_": climb.bound,
-            "lower_bounds_": climb.bounds,
-            "n_iter_": len(climb.bounds),
-            "converged_": climb.converged,
-        }
+        return {name: np.array(a, dtype, order="C") for name, a in arrays.items()}
 
     @contextlib.contextmanager
     def _bar(self, title):
@@ -462,18 +588,38 @@ class GaussianMixture(Estimator):
         """log p(x) of each row, in nats: (N,). A density: it may be above 0."""
         return self._posterior(X, "log_px")
 
-    def score(self, X, y=None) -> float:
-        """Mean of log p(x) over the rows, in nats per row: higher is better."""
-        return float(self.score_samples(X).mean(dtype=np.float64))
+    def score(self, X, y=None, sample_weight=None) -> float:
+        """Mean of log p(x) over the rows, weighted by sample_weight (N,), in nats per row: higher is better."""
+        l, W = self._total(X, sample_weight)
+        return float(l / W)
 
-    def bic(self, X) -> float:
-        """Bayesian information criterion on X: -2 sum log p(x) + (number of parameters) log N. Lower is better."""
-        log_px = self.score_samples(X)
-        return float(-2 * log_px.sum(dtype=np.float64) + self._n_parameters() * np.log(len(log_px)))
+    def bic(self, X, sample_weight=None) -> float:
+        """Bayesian information criterion on X: -2 sum log p(x) + (number of parameters) log N. Lower is better.
 
-    def aic(self, X) -> float:
+        With sample_weight (N,), N counts as its sum."""
+        l, N = self._total(X, sample_weight)
+        return float(-2 * l + self._n_parameters() * np.log(N))
+
+    def aic(self, X, sample_weight=None) -> float:
         """Akaike information criterion on X: -2 sum log p(x) + 2 (number of parameters). Lower is better."""
-        return float(-2 * self.score_samples(X).sum(dtype=np.float64) + 2 * self._n_parameters())
+        return float(-2 * self._total(X, sample_weight)[0] + 2 * self._n_parameters())
+
+    def icl(self, X, sample_weight=None) -> float:
+        """Integrated completed likelihood on X: BIC of the rows together with their most probable components, that is
+        bic(X) - 2 sum log max_k p(k|x). It prefers components that lie apart. Lower is better.
+
+        Biernacki, Celeux & Govaert (2000)."""
+        r = self.predict_proba(X)
+        w = check_sample_weight(sample_weight, len(r))
+        return self.bic(X, sample_weight) - 2 * float(
+            np.dot(np.log(r.max(axis=1).astype(float)), np.ones(len(r)) if w is None else w)
+        )
+
+    def _total(self, X, sample_weight):
+        """Sum of log p(x) over the rows, and their weight."""
+        log_px = self.score_samples(X)
+        w = check_sample_weight(sample_weight, len(log_px))
+        return (log_px.sum(dtype=float), len(log_px)) if w is None else (np.dot(log_px.astype(float), w), w.sum())
 
     def sample(self, n_samples=1) -> tuple[np.ndarray, np.ndarray]:
         """Draw from the mixture: (X (n,D), component labels (n,) int64), grouped by component, as scikit-learn does.
@@ -499,6 +645,200 @@ class GaussianMixture(Estimator):
                 part[:] = self.means_[j] + part * np.sqrt(Sigma)
         return X.astype(self.means_.dtype, copy=False), labels
 
+    # ------------------------------------------------------------------------------------------------ gaps and parts
+    def impute(self, X, *, n_draws=None) -> np.ndarray:
+        """X (N,D) with its gaps (NaN) filled by their means given what was observed, E[x_m | x_o]: (N,D).
+
+        With n_draws, that many independent draws from p(x_m | x_o) instead, (n_draws,N,D), for multiple imputation:
+        what is computed from each of them differs as much as the gaps leave it open (Rubin 1987). They depend on
+        `random_state`.
+
+        >>> import lvm, numpy as np
+        >>> X = lvm.datasets.load_faithful()
+        >>> model = lvm.GaussianMixture(2, random_state=0).fit(X)
+        >>> model.impute([[4.0, np.nan], [np.nan, 50.0]]).round(1)
+        array([[ 4. , 78.4],
+               [ 2. , 50. ]])
+        """
+        X = self._check_X(X)
+        self._check_type()
+        k, (mu, P, c) = kernels.load(self.device), self._factors(X.dtype)
+        fill = getattr(
+            k.mixture, "impute_diag" if self.covariance_type == "spherical" else f"impute_{self.covariance_type}"
+        )
+        if n_draws is None:
+            out = k.empty(X.shape, X.dtype)
+            fill(k.put(X), mu, P, c, k.empty(0, np.float64), k.empty((0, X.shape[1]), np.float64), out)
+            return k.get(out)
+        check_int("n_draws", n_draws, 1, who="impute")
+        seed = int(check_random_state(self.random_state).integers(2**63))
+        draws = np.empty((n_draws, *X.shape), X.dtype)
+        u, eps = k.empty((len(X), 1), np.float64), k.empty(X.shape, np.float64)
+        for i in range(n_draws):
+            k.random.uniform(seed, 0, i, u)
+            k.random.normal(seed, 1, i, eps)
+            out = k.empty(X.shape, X.dtype)
+            fill(k.put(X), mu, P, c, u[:, 0], eps, out)
+            draws[i] = k.get(out)
+        return draws
+
+    def marginal(self, columns) -> "GaussianMixture":
+        """The mixture of some columns alone, in the order given: numbers, or names after a fit on a data frame.
+
+        >>> import lvm
+        >>> model = lvm.GaussianMixture(2, random_state=0).fit(lvm.datasets.load_faithful())
+        >>> model.marginal([1]).means_.round(1)
+        array([[80. ],
+               [54.5]])
+        """
+        self._check_fitted()
+        self._check_type()
+        D, names = self.means_.shape[1], self.__dict__.get("feature_names_in_")
+        columns = list(columns) if not isinstance(columns, (str, int, np.integer)) else [columns]
+        known = {} if names is None else {name: i for i, name in enumerate(names)}
+        chosen = [known.get(c, c) if isinstance(c, str) else c for c in columns]
+        whole = all(isinstance(c, (int, np.integer)) and not isinstance(c, bool) and 0 <= c < D for c in chosen)
+        if not whole or not chosen or len(set(chosen)) < len(chosen):
+            also = "" if names is None else f" or of {list(names)}"
+            raise ValueError(f"columns must be different numbers from 0 to {D - 1}{also}, got {columns!r}.")
+        m = np.array(chosen, dtype=np.int64)
+        Sigma = self._dense()
+        Sigma = Sigma[..., m[:, None], m] if self.covariance_type in ("full", "tied") else Sigma[:, m]
+        return self._part(self.weights_.astype(float), self.means_[:, m].astype(float), Sigma, m)
+
+    def condition(self, x) -> "GaussianMixture":
+        """p(x_m | x_o): the mixture of the columns m where x (D,) is NaN, given its other numbers.
+
+        Its means_ weighted by weights_ are the regression of x_m on x_o.
+
+        >>> import lvm, numpy as np
+        >>> model = lvm.GaussianMixture(2, random_state=0).fit(lvm.datasets.load_faithful())
+        >>> waiting = model.condition([2.9, np.nan])     # after an eruption of 2.9 minutes
+        >>> waiting.weights_.round(2), waiting.means_.ravel().round(1)
+        (array([0.46, 0.54]), array([72.3, 59.9]))
+        """
+        self._check_fitted()
+        self._check_type()
+        x = _array("x", x, self.means_.shape[1:], gaps=True)
+        m = np.flatnonzero(np.isnan(x))
+        if len(m) == 0:
+            raise ValueError("x must have NaN at the columns that stay free, got none. Try score_samples for p(x).")
+        if len(m) == len(x):
+            return self.marginal(range(len(x)))
+        pi, mu, Sigma = conditional(x, self.weights_, self.means_, self._dense(), self.covariance_type)
+        return self._part(pi, mu, Sigma, m)
+
+    def _dense(self):
+        """Covariances as Params has them: (K,D) of a spherical mixture."""
+        Sigma = self.covariances_.astype(float)
+        return np.repeat(Sigma[:, None], self.means_.shape[1], axis=1) if self.covariance_type == "spherical" else Sigma
+
+    def _part(self, pi, mu, Sigma, columns):
+        """A mixture of some columns, from its parameters."""
+        k, R, names = kernels.load(self.device), self._regularisation()[columns], self.__dict__.get("feature_names_in_")
+        objective = Mixture(k, self.covariance_type, np.empty((0, len(columns))), np.empty(0), R)
+        P = objective.factors(Sigma)
+        if np.isnan(P).any():
+            raise NumericalError(
+                "A covariance of these columns is not positive definite. Try a fit with larger reg_covar."
+            )
+        part = type(self)(**self.get_params())
+        part.set_params(n_components=len(pi), weights_init=None, means_init=None, precisions_init=None)
+        part.__dict__ |= self._arrays(pi, mu, Sigma, P, R, self.means_.dtype)
+        part.__dict__ |= {"n_features_in_": len(columns)} | (
+            {} if names is None else {"feature_names_in_": names[columns]}
+        )
+        return part
+
+    # ------------------------------------------------------------------------------------------------ slopes
+    def score_gradient(self, X, sample_weight=None) -> dict[str, np.ndarray]:
+        """Gradient of the sum over rows of log p(x), weighted by sample_weight (N,), in the parameters.
+
+        A dict of float64 arrays, shaped as the attributes: "weights_" (K,), the derivative where weights count divided
+        by their sum; "means_" (K,D); "covariances_", G with dl = sum_ij G_ij dSigma_ij for symmetric changes. At the
+        maximum of the likelihood (a converged fit with reg_covar=0) it is zero. By Fisher's identity, from one E step:
+        lvm.objectives.mixture has the equations. Gaps count as in `score_samples`.
+
+        >>> import lvm
+        >>> X = lvm.datasets.load_faithful()
+        >>> model = lvm.GaussianMixture(2, reg_covar=0, tol=1e-12, random_state=0).fit(X)
+        >>> bool(abs(model.score_gradient(X)["means_"]).max() < 1e-3)
+        True
+        """
+        X = self._check_X(X)
+        objective, p = self._at_maximum(X, check_sample_weight(sample_weight, len(X)))
+        g_pi, g_mu, g_Sigma = objective.gradient(objective.statistics(p), p)
+        g_Sigma = g_Sigma.sum(axis=1) if self.covariance_type == "spherical" else g_Sigma
+        return {"weights_": g_pi, "means_": g_mu, "covariances_": g_Sigma}
+
+    def standard_errors(self, X, sample_weight=None, *, robust=True) -> dict[str, np.ndarray]:
+        """Standard errors of the estimates from the rows X (N,D) they were fitted to, shaped as score_gradient's.
+
+        With H the observed information, minus the second derivative of sum log p(x), and J the sum of the outer
+        products of the rows' gradients, the covariance of the estimates is H^-1 J H^-1, which is right also where the
+        data are no mixture of Gaussians (Huber 1967; White 1982), or H^-1 with robust=False, which is not.
+        sample_weight (N,) counts rows. Takes two E steps a parameter, in float64, since H comes by differences of
+        `score_gradient`. Labels are taken as known: errors mean little where components overlap so much that another
+        sample would swap them.
+
+        Raises NumericalError where the likelihood is not at a maximum: fit with reg_covar=0 and a small tol, or with
+        fewer components.
+
+        >>> import lvm
+        >>> X = lvm.datasets.load_faithful()
+        >>> model = lvm.GaussianMixture(2, random_state=0).fit(X)
+        >>> model.standard_errors(X)["weights_"].round(3)
+        array([0.029, 0.029])
+        """
+        X = self._check_X(X).astype(float)
+        w = check_sample_weight(sample_weight, len(X))
+        objective, p = self._at_maximum(X, w)
+        chart, h = Chart(p, self.covariance_type), 1e-4
+        H = np.empty((chart.size, chart.size))
+
+        def slope(t):
+            moved = objective.params(*chart.at(t))
+            return chart.pulled(*objective.gradient(objective.statistics(moved), moved))
+
+        for i, t in enumerate(h * np.eye(chart.size)):
+            H[i] = (slope(-t) - slope(t)) / (2 * h)
+        H = (H + H.T) / 2
+        if np.linalg.eigvalsh(H).min() <= 0:
+            raise NumericalError(
+                "The likelihood of X is not at a maximum here: its second derivative is not negative definite. Try "
+                "standard_errors on the rows of the fit, a fit with smaller tol and reg_covar, or fewer components."
+            )
+        C = np.linalg.inv(H)
+        if robust:
+            J = sum((s * v[:, None]).T @ s for s, v in self._row_scores(chart, X, w))
+            C = C @ J @ C
+        return dict(zip(("weights_", "means_", "covariances_"), chart.deviations(C)))
+
+    def _row_scores(self, chart, X, w):
+        """Gradients of some rows (n,size) on the chart and their weights (n,), until all rows were there."""
+        r, w = self.predict_proba(X), np.ones(len(X)) if w is None else w
+        gaps = np.packbits(np.isnan(X), axis=1)
+        order = np.lexsort(gaps.T)
+        ends = 1 + np.flatnonzero((gaps[order[1:]] != gaps[order[:-1]]).any(axis=1))
+        n = max(1, 2**20 // chart.size)
+        for alike in np.split(order, ends):
+            for some in np.split(alike, range(n, len(alike), n)):
+                yield chart.scores(X[some], r[some]), w[some]
+
+    def _at_maximum(self, X, w):
+        """The log-likelihood of X as an objective, without regularisation, and the mixture as its Params."""
+        k, (pi, mu, Sigma) = kernels.load(self.device), self._last(X.shape[1])
+        w = k.put(np.empty(0) if w is None else w)
+        objective = Mixture(k, self.covariance_type, k.put(X), w, np.zeros(X.shape[1]), has_gaps(X))
+        try:
+            return objective, objective.params(np.maximum(pi, 1e-300), mu, Sigma)
+        except Collapsed as e:
+            raise self._collapsed(e, "is singular") from None
+
+    def _regularisation(self):
+        """R (D,); zero for a mixture set by hand."""
+        return self.__dict__.get("reg_covar_", np.zeros(self.means_.shape[1])).astype(float)
+
     def __sklearn_is_fitted__(self):
         return hasattr(self, "weights_") and hasattr(self, "means_")  # by fit, or set by hand
 
@@ -520,19 +860,35 @@ class GaussianMixture(Estimator):
     def _posterior(self, X, wanted):
         X = self._check_X(X)
         self._check_type()
-        k, kind, (K, D) = kernels.load(self.device), self.covariance_type, self.means_.shape
-        P = self.precisions_cholesky_.astype(float)
-        if kind in ("full", "tied"):
-            P = np.swapaxes(P, -1, -2)
-        elif kind == "spherical":
-            P = np.broadcast_to(P[:, None], (K, D))
-        c = constants(self.weights_.astype(float), P, kind)
-        mu, P, c = (k.put(np.array(a, X.dtype, order="C")) for a in (self.means_, P, c))
+        k, kind, K = kernels.load(self.device), self.covariance_type, len(self.means_)
+        mu, P, c = self._factors(X.dtype)
         out = {"log_px": k.empty(0, X.dtype), "labels": k.empty(0, np.int64), "r": k.empty((0, K), X.dtype)}
         out[wanted] = k.empty((len(X), K) if wanted == "r" else len(X), out[wanted].dtype)
         posterior = getattr(k.mixture, "posterior_diag" if kind == "spherical" else f"posterior_{kind}")
-        posterior(k.put(X), mu, P, c, *out.values())
+        posterior(k.put(X), mu, P, c, *out.values(), has_gaps(X))
         return k.get(out[wanted])
+
+    def _factors(self, dtype):
+        """What the kernels read, in their set: mu (K,D), P, c (K,)."""
+        k, kind, P = kernels.load(self.device), self.covariance_type, self.precisions_cholesky_.astype(float)
+        if kind in ("full", "tied"):
+            P = np.swapaxes(P, -1, -2)
+        elif kind == "spherical":
+            P = np.broadcast_to(P[:, None], self.means_.shape)
+        with np.errstate(divide="ignore"):  # a weight of 0
+            c = constants(self.weights_.astype(float), P, kind)
+        return tuple(k.put(np.array(a, dtype, order="C")) for a in (self.means_, P, c))
+
+
+def _which(e):
+    """The components that collapsed, in words."""
+    return ("Component " if len(e.components) == 1 else "Components ") + ", ".join(map(str, e.components))
+
+
+def _weight(X, w):
+    """Of the rows with anything observed in them."""
+    w = np.ones(len(X)) if w is None else w
+    return float(w[~np.isnan(X).all(axis=1)].sum())
 
 
 def _moderate(w):
@@ -542,8 +898,8 @@ def _moderate(w):
     return np.ldexp(w, -np.frexp(w.max())[1])
 
 
-def _array(name, value, shape):
-    """A start's array in float64 (a copy), or None; ValueError unless it has that shape and is finite."""
+def _array(name, value, shape, gaps=False):
+    """An array in float64 (a copy), or None; ValueError unless it has that shape and is finite (or NaN, with gaps)."""
     if value is None:
         return None
     try:
@@ -554,6 +910,6 @@ def _array(name, value, shape):
         ) from None
     if a.shape != shape:
         raise ValueError(f"The parameter '{name}' should have the shape of {shape}, but got {a.shape}.")
-    if not np.isfinite(a).all():
+    if not (np.isfinite(a) | (gaps & np.isnan(a))).all():
         raise ValueError(f"The parameter '{name}' should be finite, but has NaN or infinity in it.")
     return a

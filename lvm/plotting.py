@@ -4,14 +4,23 @@ Every function draws into `ax`, or into a new figure where none is given, and re
 or changes matplotlib's settings.
 """
 
+import copy
+
 import numpy as np
 
-from .estimator import NotFittedError, interop
+from .estimator import NotFittedError, _check_array, interop
 
-__all__ = ["COLOURS", "ellipse", "plot_bound", "plot_images", "plot_mixture"]
+__all__ = ["COLOURS", "ellipse", "plot_bound", "plot_images", "plot_imputed", "plot_mixture", "plot_selection"]
 
 # Okabe & Ito 2008: told apart with any common colour blindness; black left out, yellow last since it is faint on white
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442")
+MARKERS = {"full": "o", "tied": "s", "diag": "^", "spherical": "D"}
+CRITERIA = {
+    "bic": "BIC (lower is better)",
+    "icl": "ICL (lower is better)",
+    "held_out": "held-out log-likelihood, mean nats per row (higher is better)",
+}
+BARS, DRAWS = 200, 400  # plot_imputed: rows that have a bar, and draws that each bar is measured from
 
 
 def _axes(ax):
@@ -57,7 +66,7 @@ def _columns(columns, names, D: int) -> list:
     """Two different column numbers, from numbers or from names."""
     if D < 2:
         raise ValueError(
-            "plot_mixture draws two columns, and X has one. Try a histogram of X beside exp(score_samples)."
+            "The picture shows two columns, and X has one. Try a histogram of X beside exp(score_samples)."
         )
     known = {name: i for i, name in enumerate(names or [])} | {i: i for i in range(D)}
     try:
@@ -76,8 +85,36 @@ def _rows(X, max_points: int):
         X = np.asarray(X)
     if len(X) <= max_points:
         return X
-    chosen = np.sort(np.random.default_rng(0).choice(len(X), max_points, replace=False))
-    return X.iloc[chosen] if hasattr(X, "iloc") else X[chosen]
+    return _take(X, np.sort(np.random.default_rng(0).choice(len(X), max_points, replace=False)))
+
+
+def _take(X, rows):
+    """Rows of an array or a frame, by their numbers."""
+    return X.iloc[rows] if hasattr(X, "iloc") else X[rows]
+
+
+def _names(model):
+    """The columns' names as a list, or None."""
+    names = getattr(model, "feature_names_in_", None)
+    return None if names is None else list(names)
+
+
+def _name_axes(ax, columns, names):
+    labels = [str(names[i]) if names else f"column {i}" for i in columns]
+    ax.set_xlabel(labels[0])
+    ax.set_ylabel(labels[1])
+    return labels
+
+
+def _ellipses(ax, model, columns, colours):
+    """Each component's ellipses at 1 and 2 standard deviations, its lines the wider the larger its weight."""
+    for k, colour in enumerate(colours):
+        mean, covariance = _marginal(model, k, columns)
+        width = 0.7 + 1.8 * model.weights_[k] / max(model.weights_)
+        for radius, style in (1, "-"), (2, "--"):
+            ax.plot(*ellipse(mean, covariance, radius).T, style, color=colour, linewidth=width)
+        box = {"boxstyle": "circle,pad=0.2", "facecolor": "white", "edgecolor": colour, "linewidth": width}
+        ax.text(*mean, str(k), ha="center", va="center", fontsize="small", bbox=box, clip_on=True)
 
 
 def plot_mixture(model, X, *, columns=(0, 1), ax=None, max_points: int = 5000):
@@ -102,25 +139,98 @@ def plot_mixture(model, X, *, columns=(0, 1), ax=None, max_points: int = 5000):
     """
     X = _rows(X, max_points)
     R = np.asarray(model.predict_proba(X))
-    names = getattr(model, "feature_names_in_", None)
-    names = None if names is None else list(names)
-    i, j = columns = _columns(columns, names, X.shape[1])
+    columns = _columns(columns, _names(model), X.shape[1])
     ax = _axes(ax)
     from matplotlib.colors import to_rgb
 
-    K = len(model.weights_)
-    colours = np.array([to_rgb(COLOURS[k % len(COLOURS)]) for k in range(K)])
-    points = np.asarray(X)[:, columns].astype(float)
+    colours = np.array([to_rgb(COLOURS[k % len(COLOURS)]) for k in range(len(model.weights_))])
+    points = _check_array(X, "plot_mixture", 1, True)[:, columns]
     ax.scatter(*points.T, c=(R @ colours).clip(0, 1), s=12, alpha=0.6, linewidths=0)
-    for k in range(K):
-        mean, covariance = _marginal(model, k, columns)
-        width = 0.7 + 1.8 * model.weights_[k] / max(model.weights_)
-        for radius, style in (1, "-"), (2, "--"):
-            ax.plot(*ellipse(mean, covariance, radius).T, style, color=colours[k], linewidth=width)
-        box = {"boxstyle": "circle,pad=0.2", "facecolor": "white", "edgecolor": colours[k], "linewidth": width}
-        ax.text(*mean, str(k), ha="center", va="center", fontsize="small", bbox=box, clip_on=True)
-    ax.set_xlabel(str(names[i]) if names else f"column {i}")
-    ax.set_ylabel(str(names[j]) if names else f"column {j}")
+    _ellipses(ax, model, columns, colours)
+    _name_axes(ax, columns, _names(model))
+    return ax
+
+
+def plot_imputed(model, X, *, columns=(0, 1), ax=None, max_points: int = 5000):
+    """Rows of X with gaps (NaN) in one of two columns where `model.impute` puts them, among the rows without.
+
+    model: a fitted `GaussianMixture`. X (N,D), array or frame. columns and max_points as in `plot_mixture`, as are the
+    ellipses.
+    A row whose gap is filled stands at its conditional mean, E[x_m | x_o], given all its D columns that were observed.
+    Its bar is the central 68 % of the missing value given these (16th to 84th percentile of 400 draws of
+    `model.impute`): about one standard deviation to each side where that distribution is Gaussian, and where it has two
+    humps the dot may stand between them, at a value that hardly occurs. At most 200 rows, a fixed random choice, have
+    bars. The legend counts the rows; those with gaps in both columns are not drawn.
+
+    Raises ImportError without matplotlib, ValueError for `columns` that are not two different columns, NotFittedError
+    before a fit.
+
+    >>> import lvm, numpy as np
+    >>> X = lvm.datasets.load_faithful()
+    >>> X[::5, 0] = X[2::5, 1] = np.nan
+    >>> model = lvm.GaussianMixture(2, random_state=0).fit(X)
+    >>> ax = lvm.plotting.plot_imputed(model, X)               # doctest: +SKIP
+    """
+    X = _rows(X, max_points)
+    filled = model.impute(X)
+    names = _names(model)
+    columns = _columns(columns, names, X.shape[1])
+    gaps, filled = np.isnan(_check_array(X, "plot_imputed", 1, True)[:, columns]), filled[:, columns]
+    ax = _axes(ax)
+
+    model_of_draws = copy.copy(model).set_params(random_state=0)  # the same picture each time; model's own rests
+    labels = _name_axes(ax, columns, names)
+    whole, neither = ~gaps.any(axis=1), gaps.all(axis=1)
+    ax.scatter(*filled[whole].T, c="#888888", s=12, alpha=0.6, linewidths=0, label=f"both observed ({whole.sum()})")
+    one = np.flatnonzero(gaps.any(axis=1) & ~neither)
+    some = _rows(one, BARS)
+    if len(some):
+        draws = model_of_draws.impute(_take(X, some), n_draws=DRAWS)[..., columns]
+        ends = np.quantile(draws, [0.16, 0.84], axis=0)
+    for j in range(2):
+        these, colour = gaps[one, j], COLOURS[(0, 5)[j]]
+        label = f"{labels[j]} filled ({these.sum()})"
+        if these.any():
+            ax.scatter(*filled[one[these]].T, c=colour, s=14, linewidths=0, zorder=2.5, label=label)
+            mine = gaps[some, j]
+            lines, along = (ax.hlines, 1) if j == 0 else (ax.vlines, 0)
+            lines(filled[some[mine], along], *ends[:, mine, j], colors=colour, linewidth=0.8, alpha=0.5)
+    _ellipses(ax, model, columns, ["#444444"] * len(model.weights_))
+    if neither.any():
+        ax.plot([], [], linestyle="none", label=f"both missing, not drawn ({neither.sum()})")
+    ax.legend(fontsize="small")
+    return ax
+
+
+def plot_selection(selection, *, ax=None):
+    """The criterion of each mixture that `lvm.select_mixture` tried, against its number of components.
+
+    selection: what `select_mixture` returned, or anything with its `table` and `criterion`. One line a covariance type;
+    where a fit failed (NaN) the line has a gap. A ring marks the best, which the legend names.
+
+    Raises ImportError without matplotlib.
+
+    >>> import lvm
+    >>> selection = lvm.select_mixture(lvm.datasets.load_faithful(), range(1, 4), random_state=0)   # doctest: +SKIP
+    >>> ax = lvm.plotting.plot_selection(selection)            # doctest: +SKIP
+    """
+    ax = _axes(ax)
+    from matplotlib.ticker import FixedLocator
+
+    table, criterion = selection.table, selection.criterion
+    for colour, (kind, marker) in zip(COLOURS, MARKERS.items()):
+        rows = np.sort(table[table["covariance_type"] == kind], order="n_components")
+        if len(rows):
+            style = {"color": colour, "marker": marker, "fillstyle": "none"}
+            ax.plot(rows["n_components"], rows[criterion], label=kind, **style)
+    best = table[0]
+    name = f"best: {best['covariance_type']}, {best['n_components']}"
+    ring = {"marker": "o", "markersize": 14, "markerfacecolor": "none", "color": "black", "linestyle": "none"}
+    ax.plot(best["n_components"], best[criterion], label=name, **ring)
+    ax.xaxis.set_major_locator(FixedLocator(np.unique(table["n_components"]), nbins=12))
+    ax.set_xlabel("number of components")
+    ax.set_ylabel(CRITERIA[criterion])
+    ax.legend(fontsize="small")
     return ax
 
 

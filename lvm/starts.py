@@ -3,7 +3,8 @@
 Everything here sees only the weighted distribution of the rows, whose weights are above 0: a row of weight 2 counts as
 that row twice, and the order of the rows does not matter (up to LARGEST rows; of more, a sample is looked at). Rows are
 put in order along a random direction, t = ((x - mean) / scale) . v, and a draw is a point of the cumulated weights in
-that order. Columns count in units of their own spread.
+that order. Columns count in units of their own spread. A gap (NaN) counts as the mean in that order and in a seed, and
+distances are those in what was observed.
 """
 
 from typing import NamedTuple
@@ -16,59 +17,95 @@ _CHUNK = 2**14
 
 class Rows(NamedTuple):
     """X (n,D) with weights w (n,), and of all rows the columns' mean, standard deviation (1 for a constant one) and
-    variance (0 for a constant one), each (D,)."""
+    variance (0 for a constant one), and the part of the weight where they were observed, each (D,)."""
 
     X: np.ndarray
     w: np.ndarray
     mean: np.ndarray
     scale: np.ndarray
     var: np.ndarray
+    seen: np.ndarray
 
 
-def rows(X, w, rng) -> Rows:
-    """X (N,D) and w (N,) or None, or a stratified sample of them by weight when N > LARGEST.
+def rows(blocks, rng) -> tuple[Rows, int, float]:
+    """What a start looks at of all rows: blocks() yields X (n,D), w (n,) or (0,), twice. Rows of weight 0 or with
+    nothing observed do not count; of more than LARGEST others there is a stratified sample by weight. Also their number
+    and their weight.
 
-    Raises ValueError when the squares of some column would leave the range of X's dtype."""
-    mean, var = _moments(X, w)
-    scale = np.where(var > 0, np.sqrt(var), 1.0)
-    if len(X) > LARGEST:
-        n = min(LARGEST, max(2**21 // X.shape[1], 2**12))
-        at = (np.arange(n) + rng.random(n)) / n  # one draw in each of n equal parts of the weight
-        if w is None:
-            index = (at * len(X)).astype(np.int64)
-        else:
-            cumulated = np.cumsum(w)
-            index = np.minimum(np.searchsorted(cumulated, at * cumulated[-1], side="right"), len(X) - 1)
-        X, w = np.ascontiguousarray(X[index]), None
-    return Rows(X, np.ones(len(X)) if w is None else w, mean, scale, var)
-
-
-def _moments(X, w):
-    """Weighted mean (D,) and variance (D,) of the columns, exactly 0 for a constant one, in two passes."""
-    W, first = len(X) if w is None else w.sum(), X[0].astype(float)
-    mean, var, constant = first.copy(), np.zeros(X.shape[1]), np.ones(X.shape[1], bool)
-    weight = (lambda c: 1.0) if w is None else lambda c: w[c, None]
+    Raises ValueError when a column was never observed, or the squares of one would leave the range of X's dtype."""
+    N, W, mean, constant, seen, dtype = _means(blocks)
+    D = len(mean)
+    n = min(LARGEST, max(2**21 // D, 2**12)) if N > LARGEST else None
+    at = (
+        None if n is None else (np.arange(n) + rng.random(n)) / n * W
+    )  # one draw in each of n equal parts of the weight
+    var, cumulated, taken, kept, weights = np.zeros(D), 0.0, 0, [], []
     with np.errstate(over="ignore", invalid="ignore", under="ignore"):
-        for c in _chunks(len(X)):
-            mean += (weight(c) * (X[c] - first)).sum(0) / W
-            constant &= (X[c] == first).all(0)
-        for c in _chunks(len(X)):
-            var += (weight(c) * (X[c] - mean) ** 2).sum(0) / W
+        for X, w in _chunks_of(blocks):
+            square = (X - mean) ** 2
+            var += np.where(np.isnan(square), 0, w[:, None] / seen * square).sum(0)
+            if at is None:
+                kept.append(X)
+                weights.append(w)
+            else:
+                sums = cumulated + np.cumsum(w)
+                cumulated = sums[-1]
+                new = taken + np.searchsorted(at[taken:], cumulated)
+                kept.append(X[np.minimum(np.searchsorted(sums, at[taken:new], side="right"), len(X) - 1)])
+                taken = new
         sd = np.sqrt(var)
-    least, most = (1e-11, 1e15) if X.dtype == np.float32 else (1e-140, 1e140)
+    least, most = (1e-11, 1e15) if dtype == np.float32 else (1e-140, 1e140)
     wrong = ~constant & ~((sd >= least) & (sd <= most))
     if wrong.any():
         j = int(wrong.argmax())
         raise ValueError(
             f"Column {j} of X has a standard deviation of {sd[j]:.3g}, which must be between {least:g} and {most:g} "
-            f"for {X.dtype} so that squares can be held. Try scaling X."
+            f"for {dtype} so that squares can be held. Try scaling X."
         )
     var[constant] = 0
-    return mean, var
+    sample = np.concatenate(kept)
+    w = np.ones(len(sample)) if at is not None else np.concatenate(weights)
+    return Rows(sample, w, mean, np.where(var > 0, np.sqrt(var), 1.0), var, seen / W), N, W
+
+
+def _means(blocks):
+    """Of the rows that count: their number, weight, the columns' weighted means, which are constant, and the weight
+    where they were observed; the dtype."""
+    N, W = 0, 0.0
+    mean, seen, first, constant = np.zeros(1), np.zeros(1), np.full(1, np.nan), np.ones(1, bool)
+    with np.errstate(over="ignore", invalid="ignore", under="ignore", divide="ignore"):
+        for X, w in _chunks_of(blocks):
+            dtype, N, W = X.dtype, N + len(X), W + w.sum()
+            gap = np.isnan(X)
+            first = np.where(np.isnan(first), X[np.argmin(gap, axis=0), np.arange(X.shape[1])], first)
+            constant = constant & (gap | (X == first)).all(0)
+            weight = np.where(gap, 0, w[:, None])
+            here = weight.sum(0)
+            seen = seen + here
+            part = np.where(here > 0, here / seen, 0)  # the mean of all is that of the parts: Chan et al. 1983
+            away = np.where(gap, 0, weight / np.where(here > 0, here, 1) * (X - first)).sum(0)
+            mean = mean + part * np.where(here > 0, away + first - mean, 0)
+    if N == 0:
+        raise ValueError("X has nothing observed in it: its rows are all NaN, or have no weight.")
+    if not np.all(seen > 0):
+        raise ValueError(f"Column {int(np.argmin(seen > 0))} of X has nothing observed, it is all NaN. Leave it out.")
+    return N, W, mean, constant, seen, dtype
+
+
+def _chunks_of(blocks):
+    """The rows that count, some at a time, and their weights."""
+    for X, w in blocks():
+        for c in _chunks(len(X)):
+            x, v = X[c], w[c] if w.size else np.ones(c.stop - c.start)
+            some = (v > 0) & ~np.isnan(x).all(1)
+            if some.all():
+                yield x, v
+            elif some.any():
+                yield x[some], v[some]
 
 
 def _chunks(n):
-    return [slice(a, a + _CHUNK) for a in range(0, n, _CHUNK)]
+    return [slice(a, min(a + _CHUNK, n)) for a in range(0, n, _CHUNK)]
 
 
 def thinned(r: Rows, n, rng) -> Rows:
@@ -84,7 +121,7 @@ def thinned(r: Rows, n, rng) -> Rows:
 def in_order(r: Rows, rng):
     """Row numbers along a random direction."""
     v = rng.standard_normal(len(r.mean)) / r.scale
-    t = np.concatenate([((r.X[c] - r.mean) * v).sum(1) for c in _chunks(len(r.X))])
+    t = np.concatenate([np.nansum((r.X[c] - r.mean) * v, axis=1) for c in _chunks(len(r.X))])
     return np.argsort(t, kind="stable")
 
 
@@ -95,7 +132,7 @@ def seeds(k, r: Rows, K, rng, *, spread=True, given=None):
     distance to the nearest seed so far, the one that leaves the least sum of w d². Else rows drawn by weight alone,
     none equal to an earlier one while others are left."""
     order = in_order(r, rng)
-    w, inverse = r.w[order], (1 / r.scale).astype(r.X.dtype)
+    w, inverse, middle = r.w[order], (1 / r.scale).astype(r.X.dtype), r.mean.astype(r.X.dtype)
     tries = 2 + int(np.log(K)) if spread else 1
     found, d2 = [], np.full(len(r.X), np.inf, r.X.dtype)
     if given is not None:
@@ -108,6 +145,7 @@ def seeds(k, r: Rows, K, rng, *, spread=True, given=None):
             cumulated = np.cumsum(w)
         draws = np.searchsorted(cumulated, rng.random(tries) * cumulated[-1], side="right")
         Z = r.X[order[np.minimum(draws, len(order) - 1)]]
+        Z = np.where(np.isnan(Z), middle, Z)
         nearest = np.minimum(d2, _distances(k, r.X, Z, inverse))
         if tries == 1:
             best = 0

@@ -21,7 +21,14 @@ def dense(kind, Sigma, K, D):
 
 
 def gaussian_log_density(X, mu, Sigma):
-    """log N(x_n | mu, Sigma): (N,)."""
+    """log N(x_n | mu, Sigma): (N,). Of a row with gaps (NaN) that of its observed part, 0 where that is nothing."""
+    gaps = np.isnan(X)
+    if gaps.any():
+        out = np.empty(len(X))
+        for gap in np.unique(gaps, axis=0):
+            same = (gaps == gap).all(1)
+            out[same] = gaussian_log_density(X[same][:, ~gap], mu[~gap], Sigma[~gap][:, ~gap])
+        return out
     L = np.linalg.cholesky(Sigma)
     z = np.array((X - mu).T)
     for i in range(len(mu)):  # L z = x - mu
@@ -59,7 +66,18 @@ def mixture_e_step(X, pi, mu, Sigma, R=None):
 
 def mixture_bound(X, w, pi, mu, Sigma, R=None):
     """Weighted mean of log p(x), less what R costs: what EM climbs, after the E step."""
-    return np.average(mixture_e_step(X, pi, mu, Sigma, R)[0], weights=w)
+    return np.average(mixture_e_step(X, pi, mu, Sigma, R)[0], weights=observed(X, w))
+
+
+def observed(X, w=None):
+    """Weights (N,), zero for a row of which nothing was observed."""
+    return np.where(np.isnan(X).all(1), 0, 1.0 if w is None else w)
+
+
+def mixture_log_likelihood(X, w, pi, mu, Sigma):
+    """Weighted sum of log p(x), pi divided by its sum: to be differentiated. Sigma (K,D,D)."""
+    log_px, _ = mixture_e_step(X, pi / np.sum(pi), mu, Sigma)
+    return log_px @ observed(X, w)
 
 
 def mixture_expected_bound(X, w, r, pi, mu, Sigma, R=None):
@@ -88,20 +106,128 @@ def mixture_statistics(kind, X, w, r, about, l):
 def mixture_m_step(kind, X, w, r, R):
     """pi (K,), mu (K,D) and Sigma of its kind, straight from the rows: weighted means, then variances about them."""
     v = (np.ones(len(X)) if w is None else w)[:, None] * r
-    S0, D = v.sum(0), X.shape[1]
+    S0 = v.sum(0)
     pi = S0 / S0.sum()
     mu = np.array([np.average(X, axis=0, weights=v[:, k]) for k in range(len(S0))])
     each = [(v[:, k, None] * (X - mu[k])).T @ (X - mu[k]) / S0[k] + np.diag(R) for k in range(len(S0))]
-    if kind == "full":
-        return pi, mu, np.array(each)
-    if kind == "tied":
-        return pi, mu, np.einsum("k,kij->ij", pi, each)
-    if kind == "diag":
-        return pi, mu, np.array([np.diag(S) for S in each])
-    return pi, mu, np.array([np.trace(S) / D for S in each])
+    return pi, mu, _of_kind(kind, pi, np.array(each))
 
 
 def mixture_em_step(kind, X, w, pi, mu, Sigma, R):
     """One EM step: the next pi, mu, Sigma (Sigma of its kind, in and out)."""
     r = mixture_e_step(X, pi, mu, dense(kind, Sigma, *mu.shape), R)[1]
     return mixture_m_step(kind, X, w, r, R)
+
+
+# ------------------------------------------------------------------------- Gaussian mixtures, what was not observed
+def mixture_filled(X, mu, Sigma):
+    """Of x_n given component k and what was observed of it: mean (N,K,D) and covariance (N,K,D,D), row by row.
+
+    E[x_m] = mu_m + Sigma_mo Sigma_oo^-1 (x_o - mu_o),  Cov[x_m] = Sigma_mm - Sigma_mo Sigma_oo^-1 Sigma_om;
+    of what was observed, itself and zero. Sigma (K,D,D)."""
+    (N, D), K = X.shape, len(mu)
+    E, C = np.empty((N, K, D)), np.zeros((N, K, D, D))
+    for n, x in enumerate(X):
+        m, o = np.flatnonzero(np.isnan(x)), np.flatnonzero(~np.isnan(x))
+        oo, om, mo, mm = (np.ix_(range(K), i, j) for i, j in ((o, o), (o, m), (m, o), (m, m)))
+        slope = Sigma[mo] @ np.linalg.inv(Sigma[oo])
+        E[n] = x
+        E[n][:, m] = mu[:, m] + (slope @ (x[o] - mu[:, o])[:, :, None])[:, :, 0]
+        C[n][mm] = Sigma[mm] - slope @ Sigma[om]
+    return E, C
+
+
+def mixture_gaps_statistics(kind, X, w, pi, mu, Sigma, R=None):
+    """As mixture_statistics about mu, of an E step: S2 is an expectation, nothing observed is no row. Sigma (K,D,D)."""
+    w = observed(X, w)
+    l, r = mixture_e_step(X, pi, mu, Sigma, R)
+    E, C = mixture_filled(X, mu, Sigma)
+    v, Y = w[:, None] * r, E - mu
+    S2 = np.array([(v[:, k, None] * Y[:, k]).T @ Y[:, k] + np.tensordot(v[:, k], C[:, k], 1) for k in range(len(mu))])
+    if kind in ("diag", "spherical"):
+        S2 = np.array([np.diag(S) for S in S2])
+    else:
+        S2 = np.tril(S2 if kind == "full" else S2.sum(0))
+    return np.concatenate([v.sum(0), np.einsum("nk,nkd->kd", v, Y).ravel(), S2.ravel(), [w @ l]])
+
+
+def mixture_gaps_expected_bound(X, w, q, pi, mu, Sigma, R=None):
+    """Weighted mean of E_q[log p(x, z) - log q]: a lower bound for any q(z, x_m) = r_k N(E_k, C_k), q = (r, E, C).
+
+    Sigma (K,D,D). With q of the E step at these parameters it is mixture_bound."""
+    r, E, C = q
+    K, w = len(mu), observed(X, w)
+    total = 0.0
+    for k in range(K):
+        Q = np.linalg.inv(Sigma[k])
+        smear = 0 if R is None else np.trace(Q * R)
+        log_joint = np.log(pi[k]) - 0.5 * np.linalg.slogdet(2 * np.pi * Sigma[k])[1] - 0.5 * smear
+        for n in range(len(X)):
+            m, y = np.isnan(X[n]), E[n, k] - mu[k]
+            entropy = 0.5 * np.linalg.slogdet(2 * np.pi * np.e * C[n, k][m][:, m])[1]
+            each = log_joint - 0.5 * y @ Q @ y - 0.5 * np.sum(Q * C[n, k]) + entropy
+            total += w[n] * r[n, k] * (each - np.log(r[n, k])) if r[n, k] > 0 else 0
+    return total / w.sum()
+
+
+def mixture_gaps_em_step(kind, X, w, pi, mu, Sigma, R):
+    """One EM step on rows with gaps: the next pi, mu, Sigma (Sigma of its kind, in and out)."""
+    S = dense(kind, Sigma, *mu.shape)
+    v = observed(X, w)[:, None] * mixture_e_step(X, pi, mu, S, R)[1]
+    E, C = mixture_filled(X, mu, S)
+    S0, K = v.sum(0), len(mu)
+    new = np.array([np.average(E[:, k], axis=0, weights=v[:, k]) for k in range(K)])
+    each = []
+    for k in range(K):
+        Y = E[:, k] - new[k]
+        each.append(np.diag(R) + ((v[:, k, None] * Y).T @ Y + np.tensordot(v[:, k], C[:, k], 1)) / S0[k])
+    pi = S0 / S0.sum()
+    return pi, new, _of_kind(kind, pi, np.array(each))
+
+
+def _of_kind(kind, pi, each):
+    """Covariances of the kind from what each component would have by itself (K,D,D)."""
+    if kind == "tied":
+        return np.einsum("k,kij->ij", pi, each)
+    if kind == "diag":
+        return np.array([np.diag(S) for S in each])
+    return np.array([np.trace(S) / len(S) for S in each]) if kind == "spherical" else each
+
+
+def mixture_stepwise(kind, X, w, pi, mu, Sigma, R, eta):
+    """Stepwise EM: statistics per row of (pi, mu, Sigma), 1 - eta of them, and eta of the block's; then an M step.
+
+    Raw moments of what a row of the mixture is, R taken off, as the mixture is that of the statistics and R."""
+    K, D = mu.shape
+    S = dense(kind, Sigma, K, D)
+    v = observed(X, w)[:, None] * mixture_e_step(X, pi, mu, S, R)[1]
+    v = v / v.sum()
+    E, C = mixture_filled(X, mu, S)
+    smear = np.diag(R if kind != "spherical" else np.full(D, R.mean()))
+    s0, s1, s2 = np.empty(K), np.empty((K, D)), np.empty((K, D, D))
+    for k in range(K):
+        s0[k] = (1 - eta) * pi[k] + eta * v[:, k].sum()
+        s1[k] = (1 - eta) * pi[k] * mu[k] + eta * v[:, k] @ E[:, k]
+        of_block = (v[:, k, None] * E[:, k]).T @ E[:, k] + np.tensordot(v[:, k], C[:, k], 1)
+        s2[k] = (1 - eta) * pi[k] * (S[k] - smear + np.outer(mu[k], mu[k])) + eta * of_block
+    new = s1 / s0[:, None]
+    each = np.array([s2[k] / s0[k] - np.outer(new[k], new[k]) + smear for k in range(K)])
+    return s0, new, _of_kind(kind, s0, each)
+
+
+def mixture_impute(X, pi, mu, Sigma):
+    """E[x | what was observed of x]: (N,D). Sigma (K,D,D)."""
+    r = mixture_e_step(X, pi, mu, Sigma)[1]
+    return np.where(np.isnan(X), np.einsum("nk,nkd->nd", r, mixture_filled(X, mu, Sigma)[0]), X)
+
+
+def mixture_conditional(x, pi, mu, Sigma):
+    """pi, mu, Sigma (K,m,m) of p(x_m | x_o), m the columns where x (D,) is NaN."""
+    m = np.isnan(x)
+    E, C = mixture_filled(x[None], mu, Sigma)
+    return mixture_e_step(x[None], pi, mu, Sigma)[1][0], E[0][:, m], C[0][:, m][:, :, m]
+
+
+def mixture_marginal(columns, pi, mu, Sigma):
+    """pi, mu, Sigma of some columns, in that order."""
+    return pi, mu[:, columns], Sigma[:, columns][:, :, columns]

@@ -48,6 +48,7 @@ ARROWS = {
     "lvm.modelfile": ("lvm.__version__ lvm.estimator", "numpy safetensors"),
     "lvm.parameters": ("", "numpy"),
     "lvm.plotting": ("lvm.estimator", "numpy matplotlib"),
+    "lvm.selection": ("lvm.mixture lvm.estimator lvm.kernels.pool", "numpy tqdm"),
     "lvm.starts": ("", "numpy"),
     "lvm.*": (  # a family
         "lvm.fit lvm.starts lvm.objectives lvm.estimator lvm.kernels lvm.modelfile lvm.parameters lvm.distributions",

@@ -307,7 +307,7 @@ def test_rows_of_weight_zero_do_not_count():
     X = clouds()
     w = np.ones(300)
     w[100:] = 0
-    with pytest.raises(ValueError, match=r"n_components = 5, n_samples = 4 \(rows of positive weight\)"):
+    with pytest.raises(ValueError, match=r"n_components = 5, n_samples = 4 \(rows of positive weight"):
         fit(X, 5, weight=(np.arange(300) < 4).astype(float))
     far = X.copy()
     far[100:] = 1e6
@@ -396,10 +396,10 @@ def test_order_of_columns_and_of_components(columns, components, kind):
 def test_any_number_in_any_cell(v, i, j, kind):
     X = clouds(60)
     X[i, j] = v
-    if np.isfinite(v):
+    if not np.isinf(v):
         assert_fits_or_says_why(X, 2, kind)
     else:
-        with pytest.raises(ValueError, match=f"(NaN|infinity).* row {i}, column {j}"):
+        with pytest.raises(ValueError, match=f"infinity.* row {i}, column {j}"):
             fit(X, 2, kind)
 
 
@@ -497,7 +497,7 @@ def test_with_the_default_regularisation_degenerate_data_are_fitted(kind, name):
         (np.ones((9, 3)) * 1j, ValueError, "Complex data not supported"),
         (np.full((9, 3), "1"), ValueError, "must hold numbers, got"),
         (np.full((9, 3), np.datetime64("2000-01-01")), ValueError, "must hold numbers, got"),
-        (np.full((9, 3), np.nan), ValueError, "contains NaN"),
+        (np.full((9, 3), np.nan), ValueError, "nothing observed in it"),
         (np.full((9, 3), -np.inf), ValueError, "contains infinity"),
         (None, ValueError, "Expected 2D array"),
     ],

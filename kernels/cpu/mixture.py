@@ -477,7 +477,7 @@ def _fill(X, mu, root, scale, h, Q, first, at, f, q0):
 def _spread(r, w, first, at, Q, S2):
     """S2 (G,D D,LANES) += sum_n w r C, C = Q_mm^-1 in the columns of each row's gaps, lower triangle: with M = L^-1,
     C_ij = sum_p M_pi M_pj.   r (N,K), w (N,) or (0,); Q as for `_fill`, which leaves first and at."""
-    (N, K), D = r.shape, int(round(math.sqrt(Q.shape[1])))
+    (N, K), D = r.shape, round(math.sqrt(Q.shape[1]))
     cols, L, R, n = np.empty(D, np.int64), np.empty((D * D, LANES)), np.empty((1, LANES)), 0
     while n < N:
         e, m, last, same = first[n], first[n + 1] - first[n], n + 1, True
@@ -543,8 +543,8 @@ def _spread_diag(r, w, first, at, R):
 
 @kernel("d3 d2 i1 i1 i1 d2 T2w")
 def _scatter(Q, scale, first, at, z, eps, X):
-    """x += L^-T eps in the gaps of each row, L L' = Q_mm of its component z: a draw about the filling, as the covariance
-    is C.   Q (K,D,D) of unit diagonal, scale (K,D) as for `_fill`, which leaves first and at; z (N,), eps and X (N,D)."""
+    """x += L^-T eps in the gaps of each row, L L' = Q_mm of its component z: the filling becomes a draw of covariance C.
+    Q (K,D,D) of unit diagonal, scale (K,D) as for `_fill`, which leaves first and at; z (N,), eps and X (N,D)."""
     D, T = X.shape[1], X.dtype.type
     L, u = np.empty((D, D)), np.empty(D)
     for n in range(len(X)):

@@ -7,6 +7,12 @@ M step: the gradient of the bound in pi (with a multiplier for sum pi = 1), mu_k
     pi_k = S0_k / W,    mu_k += S1_k / S0_k,    Sigma_k = E_k[(x - mu_k)(x - mu_k)'] + R,
 so with R > 0 it is l, with its trace term, that never falls: the bound of data smeared by N(0, diag R). R = 0 leaves
 the log-likelihood. Dempster, Laird & Rubin 1977; Bishop 2006, section 9.2.
+
+Rows with gaps: what was not observed is latent too, its posterior is in the statistics (kernels, docstring), and all of
+the above holds with E over it. The trace term is that of all columns, observed or not.
+
+Fisher's identity: the gradient of log p(x) is the mean, under the posterior, of that of log p(x, z), since the bound
+touches there. So the statistics of an E step hold the gradient, too: see `Mixture.gradient`.
 """
 
 from typing import NamedTuple
@@ -64,6 +70,10 @@ class Statistics:
             )
         return Statistics(self.S + other.about(self.mu).S, self.mu, self.kind)
 
+    def scaled(self, factor):
+        """The same statistics of `factor` times the weight."""
+        return Statistics(factor * self.S, self.mu, self.kind)
+
     def about(self, mu):
         """The same statistics about other means. With e_k = mu_k(old) - mu_k(new):
         S1' = S1 + S0 e,   S2' = S2 + e S1' + S1 e'   (S1 e' + e S1' + S0 e e', as S1' = S1 + S0 e)."""
@@ -98,13 +108,14 @@ def shape(kind, K, D):
 
 
 class Mixture:
-    """The bound of one data set. X (N,D) and w (N,) or (0,) of the kernel set k; R (D,) float64.
+    """The bound of one data set. X (N,D) and w (N,) or (0,) of the kernel set k; R (D,) float64; gaps: has X NaN in it?
 
     kind is a covariance type; "spherical" is "diag" with each component's variances averaged, which is its M step.
     """
 
-    def __init__(self, k, kind, X, w, R):
+    def __init__(self, k, kind, X, w, R, gaps=False):
         self.k, self.X, self.w, self.R, self.kind = k, X, w, np.ascontiguousarray(R, dtype=float), kind
+        self.gaps, self.dtype = gaps, X.dtype
         self._statistics = getattr(k.mixture, "statistics_" + ("diag" if kind == "spherical" else kind))
         self._maximise = getattr(k.mixture, f"maximise_{kind}")
 
@@ -140,9 +151,12 @@ class Mixture:
 
     def statistics(self, p):
         """E step: Statistics at p."""
-        mu = p.mu.astype(self.X.dtype)
+        return self._of(self.X, self.w, self.gaps, p)
+
+    def _of(self, X, w, gaps, p):
+        mu = p.mu.astype(X.dtype)
         S = np.empty(mu.size + len(mu) + p.Sigma.size + 1)
-        self._statistics(self.X, self.w, mu, p.P.astype(mu.dtype, copy=False), p.c.astype(mu.dtype, copy=False), S)
+        self._statistics(X, w, mu, p.P.astype(mu.dtype, copy=False), p.c.astype(mu.dtype, copy=False), S, gaps)
         return Statistics(S, mu.astype(float, copy=False), self.kind)
 
     def maximise(self, s):
@@ -152,6 +166,52 @@ class Mixture:
         p = Params(np.empty(K), np.empty((K, D)), Sigma, np.empty_like(Sigma), np.empty(K))
         self._maximise(s.S, s.mu, self.R, *p)
         return _sound(p)
+
+    def gradient(self, s, p):
+        """Of l in pi (K,), mu (K,D) and Sigma (of this kind), from the Statistics s of an E step at p.
+
+        For one row and component, with y = x - mu, E over what is latent and Q = Sigma^-1 = P'P:
+            d/dpi = r/pi - 1 (pi counts divided by its sum),    d/dmu = r Q E[y],
+            d/dSigma = r Q (E[y y'] + R - Sigma) Q / 2 = r P' (P (E[y y'] + R) P' - 1) P / 2
+        and the sum over rows is S0/pi - W, Q S1, P' (P (S2 + S0 R) P' - S0) P / 2. A derivative in Sigma is symmetric,
+        G with dl = sum_ij G_ij dSigma_ij. R = 0 gives the gradient of log p(X). Fisher 1925; Louis 1982."""
+        S0, S1, S2 = s.about(p.mu)._parts()
+        g_pi = S0[:, 0] / p.pi - S0.sum()
+        if self.kind in ("full", "tied"):
+            P, W = (p.P, S0[:, :, None]) if self.kind == "full" else (p.P[None], S0.sum())
+            S2 = np.tril(S2) + np.swapaxes(np.tril(S2, -1), -1, -2) + W * np.diag(self.R)
+            inner = P @ S2 @ np.swapaxes(P, 1, 2) - W * np.eye(P.shape[-1])
+            g_Sigma = 0.5 * np.swapaxes(P, 1, 2) @ inner @ P
+            return g_pi, (np.swapaxes(P, 1, 2) @ (P @ S1[:, :, None]))[:, :, 0], g_Sigma.reshape(p.Sigma.shape)
+        g_Sigma = 0.5 * p.P**2 * (p.P**2 * (S2 + S0 * self.R) - S0)
+        return g_pi, p.P**2 * S1, g_Sigma
+
+    def expected(self, p, weight):
+        """Statistics of that weight that `maximise` turns into p: those to expect of rows from p, without a bound."""
+        S0 = weight * p.pi
+        if self.kind == "full":
+            S2 = S0[:, None, None] * (p.Sigma - np.diag(self.R))
+        elif self.kind == "tied":
+            S2 = weight * (p.Sigma - np.diag(self.R))
+        else:
+            S2 = S0[:, None] * (p.Sigma - (self.R if self.kind == "diag" else self.R.mean()))
+        return Statistics(np.concatenate([S0, np.zeros(p.mu.size), S2.ravel(), [0.0]]), p.mu, self.kind)
+
+
+class Streamed(Mixture):
+    """The bound of data that are read anew for each E step: blocks() yields X (n,D), w (n,) or (0,), gaps."""
+
+    def __init__(self, k, kind, blocks, dtype, R):
+        super().__init__(k, kind, np.empty((0, len(R)), dtype), np.empty(0), R)
+        self.blocks = blocks
+
+    def statistics(self, p):
+        """E step: the sum of the blocks' Statistics at p."""
+        total = None
+        for X, w, gaps in self.blocks():
+            some = self._of(X, w, gaps, p)
+            total = some if total is None else total + some
+        return total
 
 
 def constants(pi, P, kind):
@@ -165,3 +225,128 @@ def _sound(p):
     if not p.c.min() > -np.inf:
         raise Collapsed(np.flatnonzero(~(p.c > -np.inf)), p)
     return p
+
+
+def conditional(x, pi, mu, Sigma, kind):
+    """p(x_m | x_o) of a mixture: weights (K,), means and covariances of the columns m where x (D,) is NaN.
+
+    r_k = softmax_k(log pi_k + log N(x_o | mu_ok, Sigma_oo)),   mu_m + B (x_o - mu_o),   Sigma_mm - B Sigma_om,
+    B = Sigma_mo Sigma_oo^-1. Bishop 2006, eq. 2.81-2.82. In units of the columns' standard deviations."""
+    m, o = np.flatnonzero(np.isnan(x)), np.flatnonzero(~np.isnan(x))
+    y = x[o] - mu[:, o]
+    if kind in ("full", "tied"):
+        Sigma = Sigma.reshape(-1, len(x), len(x))
+        scale = np.sqrt(np.diagonal(Sigma, axis1=1, axis2=2))
+        unit = Sigma / scale[:, :, None] / scale[:, None, :]
+        L = np.linalg.cholesky(unit[:, o[:, None], o])
+        A = np.linalg.solve(L, unit[:, o[:, None], m])  # (K,o,m), B = A' L^-1
+        z = np.linalg.solve(L, (y / scale[:, o])[:, :, None])[:, :, 0]
+        log_det = np.log(np.diagonal(L, axis1=1, axis2=2)).sum(-1) + np.log(scale[:, o]).sum(-1)
+        mean = mu[:, m] + scale[:, m] * (np.swapaxes(A, 1, 2) @ z[:, :, None])[:, :, 0]
+        C = unit[:, m[:, None], m] - np.swapaxes(A, 1, 2) @ A
+        C = (C + np.swapaxes(C, 1, 2)) / 2 * scale[:, m, None] * scale[:, None, m]
+        C = C if kind == "full" else C[0]
+    else:
+        z, log_det = y / np.sqrt(Sigma[:, o]), 0.5 * np.log(Sigma[:, o]).sum(-1)
+        mean, C = mu[:, m], Sigma[:, m]
+    with np.errstate(divide="ignore"):
+        a = np.log(pi) - log_det - 0.5 * (z**2).sum(-1)
+    r = np.exp(a - a.max())
+    return r / r.sum(), mean, C
+
+
+class Chart:
+    """Coordinates t about a mixture p in which one row's Fisher information is of order 1:
+
+    pi + B t (K-1; the columns of B sum to 0),   mu_k + L_k t (K,D),   Sigma = L (1 + T) L' with L L' = Sigma and T
+    symmetric, t its lower triangle (of each component, or of the one matrix), or v_kd (1 + t_kd), or v_k (1 + t_k)."""
+
+    def __init__(self, p, kind):
+        self.p, self.kind, (K, D) = p, kind, p.mu.shape
+        ones = np.ones((K, 1)) / np.sqrt(K)
+        self.B = p.pi.min() * np.linalg.svd(np.eye(K) - ones @ ones.T)[0][:, : K - 1]
+        if kind in ("full", "tied"):
+            self.L = np.broadcast_to(np.linalg.cholesky(p.Sigma), (K, D, D))
+            self.a, self.b = np.tril_indices(D)
+            of_Sigma = ((K if kind == "full" else 1), len(self.a))
+        else:
+            self.L = np.sqrt(p.Sigma)
+            of_Sigma = (K, D) if kind == "diag" else (K, 1)
+        self.shapes = [(K - 1,), (K, D), of_Sigma]
+
+    def parts(self, t):
+        """Views of t, or of the last axis of an array of many: for pi, mu, Sigma."""
+        ends = np.cumsum([int(np.prod(shape)) for shape in self.shapes])
+        return [part.reshape(*t.shape[:-1], *shape) for part, shape in zip(np.split(t, ends[:-1], -1), self.shapes)]
+
+    @property
+    def size(self):
+        """Of t: how many parameters are free."""
+        return sum(int(np.prod(shape)) for shape in self.shapes)
+
+    def at(self, t):
+        """pi, mu and Sigma at t."""
+        t_pi, t_mu, t_Sigma = self.parts(t)
+        pi = self.p.pi + self.B @ t_pi
+        if self.kind not in ("full", "tied"):
+            return pi, self.p.mu + self.L * t_mu, self.p.Sigma * (1 + t_Sigma)
+        T = np.zeros((len(t_Sigma), *self.L.shape[1:]))
+        T[:, self.a, self.b] = T[:, self.b, self.a] = t_Sigma
+        L = self.L[: len(T)]
+        Sigma = L @ (np.eye(T.shape[-1]) + T) @ np.swapaxes(L, 1, 2)
+        return pi, self.p.mu + (self.L @ t_mu[:, :, None])[:, :, 0], Sigma.reshape(self.p.Sigma.shape)
+
+    def pulled(self, g_pi, g_mu, g_Sigma):
+        """Gradient in t from that in pi, mu, Sigma, anywhere on the chart: L' g, and L' G L of G."""
+        if self.kind in ("full", "tied"):
+            L = self.L[: self.shapes[2][0]]
+            M = np.swapaxes(L, 1, 2) @ g_Sigma.reshape(L.shape) @ L
+            of_Sigma = np.where(self.a == self.b, 1, 2) * M[:, self.a, self.b]
+            g_mu = (np.swapaxes(self.L, 1, 2) @ g_mu[:, :, None])[:, :, 0]
+        else:
+            of_Sigma, g_mu = g_Sigma * self.p.Sigma, self.L * g_mu
+            of_Sigma = of_Sigma if self.kind == "diag" else of_Sigma.sum(1)
+        return np.concatenate([self.B.T @ g_pi, g_mu.ravel(), of_Sigma.ravel()])
+
+    def scores(self, X, r):
+        """Gradient in t of each row's log p(x_o), (n,size), of rows with the same gaps and responsibilities r (n,K).
+
+        With A = Sigma_oo^-1 and L_o the observed rows of L: v = L_o' A y_o for mu, (v v' - L_o' A L_o)/2 for T."""
+        s, o, pi = np.zeros((len(X), self.size)), ~np.isnan(X[0]), self.p.pi
+        of_pi, of_mu, of_Sigma = self.parts(s)
+        of_pi[:] = (r / pi - r.sum(1, keepdims=True)) @ self.B
+        for k in range(len(pi)):
+            y, L = X[:, o] - self.p.mu[k, o], self.L[k]
+            if self.kind in ("full", "tied"):
+                A_L = np.linalg.solve(L[o] @ L[o].T, L[o])
+                v, H = y @ A_L, (L[o].T @ A_L)[self.a, self.b]
+                square = np.where(self.a == self.b, 0.5, 1.0) * (v[:, self.a] * v[:, self.b] - H)
+                of_Sigma[:, k if self.kind == "full" else 0] += r[:, k, None] * square
+            else:
+                v = np.zeros(X.shape)
+                v[:, o] = y / L[o]
+                square = 0.5 * (v**2 - o)
+                square = square if self.kind == "diag" else square.sum(1, keepdims=True)
+                of_Sigma[:, k] = r[:, k, None] * square
+            of_mu[:, k] = r[:, k, None] * v
+        return s
+
+    def deviations(self, C):
+        """Standard deviations of pi (K,), mu (K,D) and Sigma (of its kind; spherical (K,)) when t has covariance C."""
+        at_pi, at_mu, at_Sigma = self.parts(np.arange(len(C)))
+        block = lambda i: C[np.ix_(i, i)]
+        of_pi = np.einsum("ki,ij,kj->k", self.B, block(at_pi), self.B)
+        if self.kind not in ("full", "tied"):
+            of_mu = self.L**2 * np.diag(C)[at_mu]
+            of_Sigma = self.p.Sigma[:, : at_Sigma.shape[1]] ** 2 * np.diag(C)[at_Sigma]
+            of_Sigma = of_Sigma if self.kind == "diag" else of_Sigma[:, 0]
+        else:
+            of_mu = np.array([np.einsum("ia,ab,ib->i", L, block(at), L) for L, at in zip(self.L, at_mu)])
+            of_Sigma = np.empty((len(at_Sigma), *self.L.shape[1:]))
+            for out, L, at in zip(of_Sigma, self.L, at_Sigma):  # dSigma_ij = sum_ab L_ia T_ab L_jb
+                for i in range(len(L)):
+                    d = L[i, self.a] * L[:, self.b]
+                    d += np.where(self.a == self.b, 0, L[i, self.b] * L[:, self.a])
+                    out[i] = np.einsum("ja,ab,jb->j", d, block(at), d)
+            of_Sigma = of_Sigma.reshape(self.p.Sigma.shape)
+        return tuple(np.sqrt(v.clip(0)) for v in (of_pi, of_mu, of_Sigma))
