@@ -1,9 +1,12 @@
 """Gaussian mixtures: time of an EM step, of fits and of answers, peak memory, and the error that goes with them."""
 
+import copy
 import os
 import statistics
 import time
 import warnings
+
+import numpy as np
 
 import lvm
 from lvm import GaussianMixture
@@ -21,6 +24,13 @@ def fit(X, start, covariance_type, steps):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that it has not converged is the point
         return model.fit(X)
+
+
+def timed(f, *args):
+    """Seconds that f(*args) takes."""
+    start = time.perf_counter()
+    f(*args)
+    return time.perf_counter() - start
 
 
 class Iteration:
@@ -45,6 +55,37 @@ class Iteration:
         return statistics.median((t2 - t1) / (n2 - n1) for (t1, n1), (t2, n2) in pairs)
 
     track_em_iteration.unit = "s"
+
+
+class Gaps:
+    """One EM step with a part of the cells missing, and how many times that of complete data it takes."""
+
+    params = (TYPES, list(SIZES)[2:3] or list(SIZES), [0.02, 0.2])
+    param_names = ("covariance_type", "size", "missing")
+
+    def setup(self, covariance_type, size, missing):
+        N, D, K, self.n1, self.n2 = SIZES[size]
+        self.X, self.start = problems.mixture(N, D, K, covariance_type=covariance_type)
+        self.gappy = np.where(np.random.default_rng(1).random(self.X.shape) < missing, np.nan, self.X)
+        for X in self.X, self.gappy:
+            fit(X, self.start, covariance_type, 1)  # compiles
+
+    def seconds(self, X, covariance_type):
+        n1, n2 = (timed(fit, X, self.start, covariance_type, n) for n in (self.n1, self.n2))
+        return (n2 - n1) / (self.n2 - self.n1)
+
+    def track_em_iteration(self, covariance_type, size, missing):
+        return statistics.median(self.seconds(self.gappy, covariance_type) for _ in range(5))
+
+    def track_times_complete(self, covariance_type, size, missing):
+        pairs = [(self.seconds(self.gappy, covariance_type), self.seconds(self.X, covariance_type)) for _ in range(5)]
+        return statistics.median(gappy for gappy, _ in pairs) / statistics.median(whole for _, whole in pairs)
+
+    def time_impute(self, covariance_type, size, missing):
+        fit(self.X[:1000], self.start, covariance_type, 1).impute(self.gappy)
+
+    track_em_iteration.unit = "s"
+    track_times_complete.unit = "times complete data"
 
 
 class Model:
@@ -73,6 +114,12 @@ class Model:
 
     def peakmem_fit(self, covariance_type, size):
         self.time_fit(covariance_type, size)
+
+    def time_partial_fit(self, covariance_type, size):
+        copy.copy(self.model).partial_fit(self.X[: len(self.X) // 10])
+
+    def time_score_gradient(self, covariance_type, size):
+        self.model.score_gradient(self.X)
 
     def time_predict_proba(self, covariance_type, size):
         self.model.predict_proba(self.X)

@@ -15,12 +15,12 @@ __all__ = ["COLOURS", "ellipse", "plot_bound", "plot_images", "plot_imputed", "p
 # Okabe & Ito 2008: told apart with any common colour blindness; black left out, yellow last since it is faint on white
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442")
 MARKERS = {"full": "o", "tied": "s", "diag": "^", "spherical": "D"}
-CRITERIA = {
-    "bic": "BIC (lower is better)",
-    "icl": "ICL (lower is better)",
-    "held_out": "held-out log-likelihood, mean nats per row (higher is better)",
+CRITERIA = {  # what it is called, which way is better, and a difference that is not much
+    "bic": ("BIC", "lower", 10),
+    "icl": ("ICL", "lower", 10),
+    "held_out": ("held-out nats per row", "higher", 0.01),
 }
-BARS, DRAWS = 200, 400  # plot_imputed: rows that have a bar, and draws that each bar is measured from
+BARS, DRAWS = 60, 400  # plot_imputed: rows a column that have a bar, and draws that each bar is measured from
 
 
 def _axes(ax):
@@ -159,8 +159,8 @@ def plot_imputed(model, X, *, columns=(0, 1), ax=None, max_points: int = 5000):
     A row whose gap is filled stands at its conditional mean, E[x_m | x_o], given all its D columns that were observed.
     Its bar is the central 68 % of the missing value given these (16th to 84th percentile of 400 draws of
     `model.impute`): about one standard deviation to each side where that distribution is Gaussian, and where it has two
-    humps the dot may stand between them, at a value that hardly occurs. At most 200 rows, a fixed random choice, have
-    bars. The legend counts the rows; those with gaps in both columns are not drawn.
+    humps the dot may stand between them, at a value that hardly occurs. At most 60 rows of each column, a fixed random
+    choice, have bars. The legend counts the rows; those with gaps in both columns are not drawn.
 
     Raises ImportError without matplotlib, ValueError for `columns` that are not two different columns, NotFittedError
     before a fit.
@@ -173,40 +173,39 @@ def plot_imputed(model, X, *, columns=(0, 1), ax=None, max_points: int = 5000):
     """
     X = _rows(X, max_points)
     filled = model.impute(X)
-    names = _names(model)
-    columns = _columns(columns, names, X.shape[1])
-    gaps, filled = np.isnan(_check_array(X, "plot_imputed", 1, True)[:, columns]), filled[:, columns]
+    columns = _columns(columns, _names(model), X.shape[1])
+    gaps = np.isnan(_check_array(X, "plot_imputed", 1, True)[:, columns])
+    filled, whole, nothing = filled[:, columns], ~gaps.any(axis=1), gaps.all(axis=1)
     ax = _axes(ax)
 
-    model_of_draws = copy.copy(model).set_params(random_state=0)  # the same picture each time; model's own rests
-    labels = _name_axes(ax, columns, names)
-    whole, neither = ~gaps.any(axis=1), gaps.all(axis=1)
-    ax.scatter(*filled[whole].T, c="#888888", s=12, alpha=0.6, linewidths=0, label=f"both observed ({whole.sum()})")
-    one = np.flatnonzero(gaps.any(axis=1) & ~neither)
-    some = _rows(one, BARS)
-    if len(some):
-        draws = model_of_draws.impute(_take(X, some), n_draws=DRAWS)[..., columns]
-        ends = np.quantile(draws, [0.16, 0.84], axis=0)
-    for j in range(2):
-        these, colour = gaps[one, j], COLOURS[(0, 5)[j]]
-        label = f"{labels[j]} filled ({these.sum()})"
-        if these.any():
-            ax.scatter(*filled[one[these]].T, c=colour, s=14, linewidths=0, zorder=2.5, label=label)
-            mine = gaps[some, j]
-            lines, along = (ax.hlines, 1) if j == 0 else (ax.vlines, 0)
-            lines(filled[some[mine], along], *ends[:, mine, j], colors=colour, linewidth=0.8, alpha=0.5)
+    labels = _name_axes(ax, columns, _names(model))
+    ax.scatter(*filled[whole].T, c="#999999", s=12, alpha=0.5, linewidths=0, label=f"both observed ({whole.sum()})")
+    drawing = copy.copy(model).set_params(random_state=0)  # the same picture each time; a generator of model's rests
+    for j, colour in (0, COLOURS[0]), (1, COLOURS[5]):
+        rows = np.flatnonzero(gaps[:, j] & ~nothing)
+        if len(rows):
+            label = f"{labels[j]} filled ({len(rows)})"
+            ax.scatter(*filled[rows].T, c=colour, s=14, linewidths=0, zorder=2.5, label=label)
+            rows = _rows(rows, BARS)
+            draws = drawing.impute(_take(X, rows), n_draws=DRAWS)[:, :, columns[j]]
+            bars = ax.vlines if j else ax.hlines
+            ends = np.quantile(draws, [0.16, 0.84], axis=0)
+            bars(filled[rows, 1 - j], *ends, colors=colour, linewidth=0.8, alpha=0.5)
+    if nothing.any():
+        ax.plot([], [], linestyle="none", label=f"both missing, not drawn ({nothing.sum()})")
     _ellipses(ax, model, columns, ["#444444"] * len(model.weights_))
-    if neither.any():
-        ax.plot([], [], linestyle="none", label=f"both missing, not drawn ({neither.sum()})")
-    ax.legend(fontsize="small")
+    ax.legend(title="dot: mean, bar: central 68 %", fontsize="small", title_fontsize="small")
     return ax
 
 
 def plot_selection(selection, *, ax=None):
-    """The criterion of each mixture that `lvm.select_mixture` tried, against its number of components.
+    """What each mixture that `lvm.select_mixture` tried lacks to the best, against its number of components.
 
-    selection: what `select_mixture` returned, or anything with its `table` and `criterion`. One line a covariance type;
-    where a fit failed (NaN) the line has a gap. A ring marks the best, which the legend names.
+    selection: what `select_mixture` returned, or anything with its `table` (best first) and `criterion`. One line a
+    covariance type; where a fit failed (NaN) the line has a gap. A ring marks the best, which the legend names.
+    The height is the criterion less the best's, so that a close race can be seen beside mixtures far off: it is linear
+    up to 10 of BIC or ICL (more is "very strong" evidence, Kass & Raftery 1995) or 0.01 nats a held-out row, and
+    logarithmic from there.
 
     Raises ImportError without matplotlib.
 
@@ -215,21 +214,27 @@ def plot_selection(selection, *, ax=None):
     >>> ax = lvm.plotting.plot_selection(selection)            # doctest: +SKIP
     """
     ax = _axes(ax)
-    from matplotlib.ticker import FixedLocator
+    from matplotlib.ticker import FixedLocator, NullLocator
 
     table, criterion = selection.table, selection.criterion
+    name, better, little = CRITERIA[criterion]
+    best = table[0]
     for colour, (kind, marker) in zip(COLOURS, MARKERS.items()):
         rows = np.sort(table[table["covariance_type"] == kind], order="n_components")
         if len(rows):
             style = {"color": colour, "marker": marker, "fillstyle": "none"}
-            ax.plot(rows["n_components"], rows[criterion], label=kind, **style)
-    best = table[0]
-    name = f"best: {best['covariance_type']}, {best['n_components']}"
+            ax.plot(rows["n_components"], rows[criterion] - best[criterion], label=kind, **style)
     ring = {"marker": "o", "markersize": 14, "markerfacecolor": "none", "color": "black", "linestyle": "none"}
-    ax.plot(best["n_components"], best[criterion], label=name, **ring)
-    ax.xaxis.set_major_locator(FixedLocator(np.unique(table["n_components"]), nbins=12))
+    label = f"best: {best['covariance_type']}, {best['n_components']} ({best[criterion]:.6g})"
+    ax.plot(best["n_components"], 0, label=label, **ring)
+    ax.set_yscale("symlog", linthresh=little)
+    ticks = little * np.array([0.2, 0.5, *np.outer(10.0 ** np.arange(9), [1, 3]).ravel()])
+    ax.yaxis.set_major_locator(FixedLocator([*-ticks, 0, *ticks]))
+    ax.yaxis.set_minor_locator(NullLocator())
+    ax.yaxis.set_major_formatter(lambda y, _: f"{y:+g}" if y else "0")
+    ax.xaxis.set_major_locator(FixedLocator(np.unique(table["n_components"]).tolist(), nbins=12))
     ax.set_xlabel("number of components")
-    ax.set_ylabel(CRITERIA[criterion])
+    ax.set_ylabel(f"{name}, less the best's ({better} is better)")
     ax.legend(fontsize="small")
     return ax
 

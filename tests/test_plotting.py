@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from collections import namedtuple
 from pathlib import Path
 
 import numpy as np
@@ -114,11 +115,8 @@ def test_many_rows_are_thinned_to_the_same_choice_each_time():
 
 def test_a_row_with_a_gap_is_left_out(ax):
     X = load_faithful()
-    model = mixture(X, n_components=2)
-    sure = model.predict_proba
-    model.predict_proba = lambda X: sure(np.nan_to_num(X))  # stands for a model that takes gaps
     X[3, 0] = np.nan
-    plotting.plot_mixture(model, X, ax=ax)
+    plotting.plot_mixture(mixture(X, n_components=2), X, ax=ax)
     drawn = np.ma.filled(ax.collections[0].get_offsets(), np.nan)
     assert np.flatnonzero(np.isnan(drawn).any(axis=1)).tolist() == [3]
 
@@ -146,6 +144,214 @@ def test_a_list_of_rows_is_taken_too(ax):
     assert_array_equal(ax.collections[0].get_offsets(), X)
 
 
+# -------------------------------------------------------------------------------------------------------- plot_imputed
+
+
+def with_gaps(X, part=0.2):
+    X[np.random.default_rng(0).random(X.shape) < part] = np.nan
+    return X
+
+
+def dots(ax):
+    """The dots of each entry of the legend, by its first words."""
+    groups = [c for c in ax.collections if not c.get_label().startswith("_")]
+    return {re.sub(r" \(.*", "", c.get_label()): np.ma.getdata(c.get_offsets()) for c in groups}
+
+
+def bars(ax):
+    """Both ends (n,2,2) of the bars along each column."""
+    lines = [np.array(c.get_segments()) for c in ax.collections if hasattr(c, "get_segments")]
+    return {int((ends[:, 0, 0] == ends[:, 1, 0]).all()): ends for ends in lines}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_filled_rows_stand_where_the_model_imputes_them_and_the_others_where_they_were(kind, ax):
+    X = with_gaps(load_iris())
+    model = mixture(X, kind)
+    i, j = columns = [2, 0]
+    drawn = dots(plotting.plot_imputed(model, X, columns=columns, ax=ax))
+    filled, gap = model.impute(X)[:, columns], np.isnan(X)
+    assert_array_equal(drawn["both observed"], X[~gap[:, i] & ~gap[:, j]][:, columns])
+    assert_array_equal(drawn["column 2 filled"], filled[gap[:, i] & ~gap[:, j]])
+    assert_array_equal(drawn["column 0 filled"], filled[gap[:, j] & ~gap[:, i]])
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("column 2", "column 0")
+
+
+def test_the_legend_counts_every_row_those_not_drawn_too(ax):
+    X = with_gaps(load_faithful())
+    legend = plotting.plot_imputed(mixture(X), X, ax=ax).get_legend()
+    x, y = np.isnan(X).T
+    assert [t.get_text() for t in legend.get_texts()] == [
+        f"both observed ({(~x & ~y).sum()})",
+        f"column 0 filled ({(x & ~y).sum()})",
+        f"column 1 filled ({(~x & y).sum()})",
+        f"both missing, not drawn ({(x & y).sum()})",
+    ]
+
+
+def test_a_bar_is_one_standard_deviation_to_each_side_of_a_gaussian_along_the_gap(ax):
+    X = with_gaps(load_faithful())
+    model = mixture(X, n_components=1)
+    (a, c), (_, b) = model.covariances_[0]
+    plotting.plot_imputed(model, X, ax=ax)
+    for missing, deviation in (0, np.sqrt(a - c**2 / b)), (1, np.sqrt(b - c**2 / a)):
+        ends, mean = bars(ax)[missing], dots(ax)[f"column {missing} filled"]
+        assert_array_equal(ends[:, :, 1 - missing], np.repeat(mean[:, [1 - missing]], 2, axis=1))
+        out = (ends[:, :, missing] - mean[:, [missing]]) / deviation
+        assert_allclose(out, np.broadcast_to([-0.994, 0.994], out.shape), atol=0.3)  # of 400 draws: 4 errors
+        assert_allclose(out.mean(axis=0), [-0.994, 0.994], atol=0.05)
+
+
+def test_a_bar_sees_what_else_was_observed_in_the_row(ax):
+    rng = np.random.default_rng(0)
+    a, b = rng.standard_normal((2, 300))
+    X = np.stack([a, b, a + 0.01 * rng.standard_normal(300)], axis=1)  # column 2 nearly gives column 0 away
+    model = mixture(X, n_components=1)
+    X[:20, 0] = np.nan
+    ends = bars(plotting.plot_imputed(model, X, columns=(1, 0), ax=ax))[1]
+    assert np.ptp(ends[:, :, 1], axis=1).max() < 0.04
+    assert_allclose(ends[:, :, 1].mean(axis=1), a[:20], atol=0.05)
+
+
+def test_of_many_rows_some_have_bars_the_same_ones_each_time():
+    X = with_gaps(np.tile(load_faithful(), (8, 1)))
+    model = mixture(X, n_components=2)
+    first, second = (bars(plotting.plot_imputed(model, X, ax=Figure().subplots(), max_points=1500)) for _ in range(2))
+    for j in range(2):
+        assert len(first[j]) == plotting.BARS
+        assert_array_equal(first[j], second[j])
+
+
+def test_the_bars_leave_the_generator_of_the_model_alone(ax):
+    X = with_gaps(load_faithful())
+    model = mixture(X).set_params(random_state=np.random.default_rng(0))
+    plotting.plot_imputed(model, X, ax=ax)
+    assert model.random_state.random() == np.random.default_rng(0).random()
+
+
+def test_imputed_rows_have_the_ellipses_of_plot_mixture_around_them(ax):
+    X = with_gaps(load_iris())
+    model = mixture(X)
+    expected, got = (
+        [line.get_xydata().tolist() for line in draw(model, X, columns=(0, 2), ax=ax).lines if len(line.get_xydata())]
+        for draw, ax in ((plotting.plot_mixture, Figure().subplots()), (plotting.plot_imputed, ax))
+    )
+    assert got == expected
+
+
+def test_rows_without_gaps_are_drawn_without_bars(ax):
+    X = load_faithful()
+    plotting.plot_imputed(mixture(X), X, ax=ax)
+    assert (list(dots(ax)), bars(ax)) == (["both observed"], {})
+
+
+@pytest.mark.parametrize("library", ["pandas", "polars"])
+def test_a_frame_with_missing_values_may_say_so_its_own_way(library, ax):
+    X = with_gaps(load_faithful())
+    rows = [[None if np.isnan(x) else x for x in row] for row in X.tolist()]
+    frame = pytest.importorskip(library).DataFrame(dict(zip(["eruptions", "waiting"], zip(*rows))))
+    frame = frame.convert_dtypes() if library == "pandas" else frame
+    model = mixture(frame)
+    plotting.plot_imputed(model, frame, columns=("waiting", "eruptions"), ax=ax)
+    assert list(dots(ax)) == ["both observed", "waiting filled", "eruptions filled"]
+    drawn = plotting.plot_mixture(model, frame, ax=Figure().subplots()).collections[0].get_offsets()
+    assert np.isfinite(np.ma.filled(drawn, np.nan)).all(axis=1).sum() == len(dots(ax)["both observed"])
+
+
+@pytest.mark.parametrize("draw", [plotting.plot_mixture, plotting.plot_imputed])
+def test_one_column_is_no_picture(draw, ax):
+    X = load_faithful()[:, :1]
+    with pytest.raises(ValueError, match=r"two columns, and X has one\. Try a histogram"):
+        draw(mixture(X), X, ax=ax)
+
+
+# ------------------------------------------------------------------------------------------------------ plot_selection
+
+Found = namedtuple("Found", "best table criterion")
+
+
+def found(criterion="bic", Ks=(1, 2, 3, 4), kinds=KINDS):
+    """What select_mixture returns, with made-up numbers: each cell's differs."""
+    fields = [("covariance_type", "U9"), ("n_components", int), (criterion, float)]
+    values = 100 + 7.0 * np.random.default_rng(0).permutation(len(Ks) * len(kinds))
+    cells = [(kind, K) for kind in kinds for K in Ks]
+    table = np.array([(*cell, value) for cell, value in zip(cells, values)], fields)
+    order = np.argsort(values)
+    return Found(None, table[order[::-1] if criterion == "held_out" else order], criterion)
+
+
+def lines_of(ax):
+    return {line.get_label(): line for line in ax.lines}
+
+
+@pytest.mark.parametrize("criterion", ["bic", "icl", "held_out"])
+def test_each_covariance_type_is_a_line_over_the_components(criterion, ax):
+    selection = found(criterion)
+    lines = lines_of(plotting.plot_selection(selection, ax=ax))
+    for kind in KINDS:
+        K, height = lines[kind].get_data()
+        value = {row["n_components"]: row[criterion] for row in selection.table if row["covariance_type"] == kind}
+        assert K.tolist() == [1, 2, 3, 4]
+        assert_allclose(height + selection.table[criterion][0], [value[k] for k in K])
+    assert len({lines[kind].get_color() for kind in KINDS}) == len({lines[kind].get_marker() for kind in KINDS}) == 4
+
+
+@pytest.mark.parametrize(
+    ("criterion", "label"),
+    [
+        ("bic", "BIC, less the best's (lower is better)"),
+        ("icl", "ICL, less the best's (lower is better)"),
+        ("held_out", "held-out nats per row, less the best's (higher is better)"),
+    ],
+)
+def test_the_label_says_which_way_is_better(criterion, label, ax):
+    plotting.plot_selection(found(criterion), ax=ax)
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("number of components", label)
+
+
+def test_the_best_is_ringed_and_named(ax):
+    selection = found()
+    kind, K, value = selection.table[0]
+    lines = lines_of(plotting.plot_selection(selection, ax=ax))
+    ring = lines.pop(f"best: {kind}, {K} ({value:g})")
+    assert ring.get_xydata().tolist() == [[K, 0]]
+    assert [K, 0] in lines[kind].get_xydata().tolist()
+    assert ring.get_label() in [t.get_text() for t in ax.get_legend().get_texts()]
+
+
+def test_a_failed_fit_leaves_a_gap_in_its_line_alone(ax):
+    table = found().table
+    table["bic"][-3:] = np.nan
+    lines = lines_of(plotting.plot_selection(Found(None, table, "bic"), ax=ax))
+    gaps = {(kind, K) for kind in KINDS for K, y in lines[kind].get_xydata() if np.isnan(y)}
+    assert gaps == {(row["covariance_type"], row["n_components"]) for row in table[-3:]}
+
+
+def test_a_type_looks_the_same_whatever_others_are_drawn(ax):
+    every, one = (
+        lines_of(plotting.plot_selection(found(kinds=kinds), ax=Figure().subplots()))["diag"]
+        for kinds in (KINDS, ["diag"])
+    )
+    assert (every.get_color(), every.get_marker()) == (one.get_color(), one.get_marker())
+    assert set(lines_of(plotting.plot_selection(found(kinds=["diag"]), ax=ax))) & set(KINDS) == {"diag"}
+
+
+@pytest.mark.parametrize(("Ks", "ticks"), [((3,), [3]), ((2, 4, 16), [2, 4, 16]), (range(1, 61), None)])
+def test_the_ticks_are_numbers_that_were_tried(Ks, ticks, ax):
+    plotting.plot_selection(found(Ks=Ks), ax=ax)
+    got = ax.get_xticks().tolist()
+    assert got == ticks if ticks else len(got) <= 13 and set(got) <= set(Ks)
+    assert all(line.get_marker() != "None" for line in ax.lines)  # one number of components has no line to show
+    ax.figure.canvas.draw()
+
+
+def test_what_select_mixture_returns_is_drawn(ax):
+    selection = lvm.select_mixture(load_faithful(), [1, 2, 3], ["tied", "diag"], random_state=0)
+    lines = lines_of(plotting.plot_selection(selection, ax=ax))
+    assert list(lines) == ["tied", "diag", "best: tied, 3 (2314.3)"]
+    assert lines["tied"].get_ydata()[2] == 0 < min(lines["diag"].get_ydata())
+
+
 # ------------------------------------------------------------------------------------------------ plot_bound and images
 
 
@@ -157,10 +363,13 @@ def test_the_bound_is_drawn_against_the_iteration(ax):
     assert (ax.get_xlabel(), ax.get_ylabel()) == ("iteration", "lower bound, mean nats per row")
 
 
-@pytest.mark.parametrize("draw", [plotting.plot_bound, lambda m: plotting.plot_mixture(m, load_faithful())])
-def test_an_unfitted_model_is_refused(draw):
+@pytest.mark.parametrize(
+    ("draw", "data"),
+    [(plotting.plot_bound, ()), (plotting.plot_mixture, ([[1, 2]],)), (plotting.plot_imputed, ([[1, 2]],))],
+)
+def test_an_unfitted_model_is_refused(draw, data):
     with pytest.raises(lvm.NotFittedError, match="fit"):
-        draw(lvm.GaussianMixture())
+        draw(lvm.GaussianMixture(), *data)
 
 
 def test_images_stand_in_rows_with_nothing_lost_and_room_for_titles(ax):
@@ -185,6 +394,8 @@ def test_images_take_any_shape_and_say_when_it_does_not_fit(ax):
 
 DRAWINGS = {
     "mixture": lambda ax: plotting.plot_mixture(mixture(load_faithful()), load_faithful(), ax=ax),
+    "imputed": lambda ax: plotting.plot_imputed(mixture(load_faithful()), with_gaps(load_faithful()), ax=ax),
+    "selection": lambda ax: plotting.plot_selection(found(), ax=ax),
     "bound": lambda ax: plotting.plot_bound(mixture(load_faithful()), ax=ax),
     "images": lambda ax: plotting.plot_images(load_digits()[:3], ax=ax),
 }
@@ -211,6 +422,7 @@ def test_the_model_and_the_data_are_not_changed(ax):
     means = model.means_.copy()
     X.flags.writeable = False
     plotting.plot_mixture(model, X, ax=ax)
+    plotting.plot_imputed(model, X, ax=ax)
     assert_array_equal(model.means_, means)
 
 

@@ -1,5 +1,6 @@
-"""EM for a Gaussian mixture, full covariances, float64: lvm, scikit-learn, and EM written as a user of PyTorch or JAX
-would write it: all components at once, Cholesky factors, log-sum-exp, no Python loop over rows or components.
+"""EM for a Gaussian mixture, float64, full and diagonal covariances: lvm, scikit-learn, and EM written as a user of
+PyTorch or JAX would write it: all components at once, Cholesky factors, log-sum-exp, no Python loop over rows or
+components.
 
 Every peer begins at the same parameters and takes the same steps, without regularisation.
 """
@@ -10,19 +11,20 @@ from scipy.special import logsumexp
 
 from benchmarks import problems
 
-SIZES = problems.MIXTURES
+SIZES = {name: (*size, "full") for name, size in problems.MIXTURES.items()}
+SIZES["100000x16 K=10, diagonal"] = (100_000, 16, 10, 2, 22, "diag")
 QUICK = ["1000x2 K=3"]
 QUALITY = "log-likelihood, nats per row"
 
 
 def problem(size):
-    """X (N,D) and a start in scikit-learn's words."""
-    return problems.mixture(*size[:3])
+    """X (N,D), a start in scikit-learn's words, and the covariance type."""
+    return *problems.mixture(*size[:3], covariance_type=size[5]), size[5]
 
 
 def steps(size):
     """n1, n2: a step is timed between them."""
-    return size[3:]
+    return size[3:5]
 
 
 def quality(problem, result):
@@ -30,15 +32,17 @@ def quality(problem, result):
     X, D = problem[0], problem[0].shape[1]
     log_p = []
     for pi, mu, Sigma in zip(*result):
-        L = np.linalg.cholesky(Sigma)
+        L = np.linalg.cholesky(Sigma if Sigma.ndim == 2 else np.diag(Sigma))
         y = solve_triangular(L, (X - mu).T, lower=True)
         log_p.append(np.log(pi) - np.log(np.diag(L)).sum() - 0.5 * (y**2).sum(axis=0) - 0.5 * D * np.log(2 * np.pi))
     return logsumexp(log_p, axis=0).mean()
 
 
-def _estimator(GaussianMixture, X, start):
+def _estimator(GaussianMixture, X, start, kind):
+    fixed = {"covariance_type": kind, "tol": 0, "reg_covar": 0}
+
     def run(steps):
-        model = GaussianMixture(len(start["weights_init"]), tol=0, reg_covar=0, max_iter=steps, **start).fit(X)
+        model = GaussianMixture(len(start["weights_init"]), max_iter=steps, **fixed, **start).fit(X)
         return model.weights_, model.means_, model.covariances_
 
     return run
@@ -62,13 +66,24 @@ def torch(problem):
     """PyTorch on the CPU, eager."""
     import torch as t
 
-    X, start = problem
+    X, start, kind = problem
     x = t.from_numpy(X)
     first = [t.from_numpy(a) for a in (start["weights_init"], start["means_init"])]
-    first.append(t.linalg.inv(t.from_numpy(start["precisions_init"])))
+    Q = t.from_numpy(start["precisions_init"])
+    first.append(t.linalg.inv(Q) if kind == "full" else 1 / Q)
     D = X.shape[1]
 
-    def step(pi, mu, Sigma):
+    def diag(pi, mu, v):
+        d2 = (x - mu[:, None]) ** 2  # (K,N,D)
+        log_p = (
+            (pi.log() - 0.5 * v.log().sum(1))[:, None] - 0.5 * (d2 / v[:, None]).sum(2) - 0.5 * D * np.log(2 * np.pi)
+        )
+        r = (log_p - t.logsumexp(log_p, 0)).exp()  # (K,N)
+        n = r.sum(1)
+        mu = r @ x / n[:, None]
+        return n / len(x), mu, (r[:, :, None] * (x - mu[:, None]) ** 2).sum(1) / n[:, None]
+
+    def full(pi, mu, Sigma):
         L = t.linalg.cholesky(Sigma)  # (K,D,D)
         y = t.linalg.solve_triangular(L, (x - mu[:, None]).mT, upper=False)  # (K,D,N)
         log_det = L.diagonal(dim1=1, dim2=2).log().sum(1)
@@ -81,7 +96,7 @@ def torch(problem):
 
     @t.no_grad()
     def run(steps):
-        p = first
+        p, step = first, full if kind == "full" else diag
         for _ in range(steps):
             p = step(*p)
         return [a.numpy() for a in p]
@@ -97,11 +112,21 @@ def jax(problem):
     import jax.numpy as jnp
     from jax.scipy.linalg import solve_triangular as solve
 
-    X, start = problem
-    x, D = jnp.asarray(X), X.shape[1]
-    first = (start["weights_init"], start["means_init"], np.linalg.inv(start["precisions_init"]))
+    X, start, kind = problem
+    x, D, Q = jnp.asarray(X), X.shape[1], start["precisions_init"]
+    first = (start["weights_init"], start["means_init"], np.linalg.inv(Q) if kind == "full" else 1 / Q)
 
-    def step(_, p):
+    def diag(_, p):
+        pi, mu, v = p
+        d2 = (x - mu[:, None]) ** 2
+        log_p = (jnp.log(pi) - 0.5 * jnp.log(v).sum(1))[:, None] - 0.5 * (d2 / v[:, None]).sum(2)
+        log_p = log_p - 0.5 * D * np.log(2 * np.pi)
+        r = jnp.exp(log_p - j.scipy.special.logsumexp(log_p, 0))
+        n = r.sum(1)
+        mu = r @ x / n[:, None]
+        return n / len(x), mu, (r[:, :, None] * (x - mu[:, None]) ** 2).sum(1) / n[:, None]
+
+    def full(_, p):
         pi, mu, Sigma = p
         L = jnp.linalg.cholesky(Sigma)
         y = solve(L, (x - mu[:, None]).mT, lower=True)
@@ -113,6 +138,7 @@ def jax(problem):
         d = x - mu[:, None]
         return n / len(x), mu, (r[:, :, None] * d).mT @ d / n[:, None, None]
 
+    step = full if kind == "full" else diag
     climb = j.jit(lambda steps, p: j.lax.fori_loop(0, steps, step, p))
 
     def run(steps):
