@@ -436,6 +436,10 @@ class Estimator:
         """Ask scikit-learn's metadata routing for arguments of `fit`, as in `set_fit_request(sample_weight=True)`."""
         return self._set_request("fit", wanted)
 
+    def set_partial_fit_request(self, **wanted: bool | str | None) -> "Estimator":
+        """Ask scikit-learn's metadata routing for arguments of `partial_fit`."""
+        return self._set_request("partial_fit", wanted)
+
     def set_score_request(self, **wanted: bool | str | None) -> "Estimator":
         """Ask scikit-learn's metadata routing for arguments of `score`."""
         return self._set_request("score", wanted)

@@ -230,12 +230,11 @@ class GaussianMixture(Estimator):
 
     def _fit_rows(self, X, w):
         """-> the Climb to keep, R (D,), and the weight of the rows that count."""
-        seen, w = _weight(X, w), _moderate(w)
-        if w is not None and not w.all():
+        w, factor = _moderate(w)
+        if not w.all():
             X, w = X[w > 0], w[w > 0]
-        w, gaps = np.empty(0) if w is None else w, has_gaps(X)
-        climb, R, _ = self._best_of_starts(lambda: [(X, w)], gaps, check_random_state(self.random_state))
-        return climb, R, seen
+        climb, R, W = self._best_of_starts(lambda: [(X, w)], has_gaps(X), check_random_state(self.random_state))
+        return climb, R, W * factor
 
     def partial_fit(self, X, y=None, sample_weight=None) -> "GaussianMixture":
         """Learn from one block of rows more: stepwise EM, for data that arrive in time. Returns self.
@@ -262,19 +261,17 @@ class GaussianMixture(Estimator):
             return self.fit(X, sample_weight=sample_weight)
         self._check_params()
         X = self._check_X(X)
-        w = check_sample_weight(sample_weight, len(X))
-        W = _weight(X, w)
-        if not W > 0:
-            raise ValueError("X has nothing observed in it: its rows are all NaN, or have no weight.")
-        w = _moderate(w)
+        w, factor = _moderate(check_sample_weight(sample_weight, len(X)))
         k, R = kernels.load(self.device), self._regularisation()
-        w, gaps = np.empty(0) if w is None else w, has_gaps(X)
-        objective = Mixture(k, self.covariance_type, k.put(X), k.put(w), R, gaps)
+        objective = Mixture(k, self.covariance_type, k.put(X), k.put(w), R, has_gaps(X))
+        p = self._params(objective)
+        block = objective.statistics(p)
+        if not block.weight > 0:
+            raise ValueError("X has nothing observed in it: its rows are all NaN, or have no weight.")
+        W = block.weight * factor
         seen = getattr(self, "n_samples_seen_", 0.0) + W
         eta = (W / seen) ** FORGETTING
         try:
-            p = objective.params(*self._last(X.shape[1]))
-            block = objective.statistics(p)
             p = objective.maximise(block.scaled(eta / block.weight) + objective.expected(p, 1 - eta))
         except Collapsed as e:
             raise self._collapsed(e, "collapsed") from None
@@ -338,7 +335,7 @@ class GaussianMixture(Estimator):
         come last. gaps: is there NaN in the one block? None: there are many, to be looked at each time."""
         k, kind = kernels.load(self.device), self.covariance_type
         rows, N, W = starts.rows(blocks, rng)
-        if N < self.n_components:
+        if self.n_components > N:
             raise ValueError(
                 f"Expected n_samples >= n_components but got n_components = {self.n_components}, n_samples = {N} "
                 "(rows of positive weight that are not all NaN). Try fewer components."
@@ -513,16 +510,13 @@ class GaussianMixture(Estimator):
     def _last(self, D):
         """Weights, means and covariances of the last fit, to go on from."""
         self._check_type()
-        Sigma = self.covariances_.astype(float)
         if self.means_.shape != (self.n_components, D):
             raise ValueError(
                 f"warm_start goes on from {self.means_.shape[0]} components in {self.means_.shape[1]} columns, got "
                 f"n_components = {self.n_components} and X with {D}. Try warm_start=False."
             )
         pi = self.weights_.astype(float)
-        if self.covariance_type == "spherical":
-            Sigma = np.repeat(Sigma[:, None], D, axis=1)
-        return pi / pi.sum(), self.means_.astype(float), Sigma
+        return pi / pi.sum(), self.means_.astype(float), self._dense()
 
     def _named(self, climb, R, dtype):
         """The fitted attributes, by name, from float64 parameters."""
@@ -766,7 +760,7 @@ class GaussianMixture(Estimator):
         True
         """
         X = self._check_X(X)
-        objective, p = self._at_maximum(X, check_sample_weight(sample_weight, len(X)))
+        objective, p = self._likelihood(X, check_sample_weight(sample_weight, len(X)))
         g_pi, g_mu, g_Sigma = objective.gradient(objective.statistics(p), p)
         g_Sigma = g_Sigma.sum(axis=1) if self.covariance_type == "spherical" else g_Sigma
         return {"weights_": g_pi, "means_": g_mu, "covariances_": g_Sigma}
@@ -790,9 +784,9 @@ class GaussianMixture(Estimator):
         >>> model.standard_errors(X)["weights_"].round(3)
         array([0.029, 0.029])
         """
-        X = self._check_X(X).astype(float)
+        X = np.asarray(self._check_X(X), float)
         w = check_sample_weight(sample_weight, len(X))
-        objective, p = self._at_maximum(X, w)
+        objective, p = self._likelihood(X, w)
         chart, h = Chart(p, self.covariance_type), 1e-4
         H = np.empty((chart.size, chart.size))
 
@@ -825,13 +819,19 @@ class GaussianMixture(Estimator):
             for some in np.split(alike, range(n, len(alike), n)):
                 yield chart.scores(X[some], r[some]), w[some]
 
-    def _at_maximum(self, X, w):
+    def _likelihood(self, X, w):
         """The log-likelihood of X as an objective, without regularisation, and the mixture as its Params."""
-        k, (pi, mu, Sigma) = kernels.load(self.device), self._last(X.shape[1])
+        k = kernels.load(self.device)
         w = k.put(np.empty(0) if w is None else w)
         objective = Mixture(k, self.covariance_type, k.put(X), w, np.zeros(X.shape[1]), has_gaps(X))
+        return objective, self._params(objective)
+
+    def _params(self, objective):
+        """The mixture as Params of an objective; a weight of 0 as one that is next to it, since slopes divide by it."""
+        self._check_type()
+        pi = self.weights_.astype(float)
         try:
-            return objective, objective.params(np.maximum(pi, 1e-300), mu, Sigma)
+            return objective.params(np.maximum(pi / pi.sum(), 1e-300), self.means_.astype(float), self._dense())
         except Collapsed as e:
             raise self._collapsed(e, "is singular") from None
 
@@ -885,17 +885,13 @@ def _which(e):
     return ("Component " if len(e.components) == 1 else "Components ") + ", ".join(map(str, e.components))
 
 
-def _weight(X, w):
-    """Of the rows with anything observed in them."""
-    w = np.ones(len(X)) if w is None else w
-    return float(w[~np.isnan(X).all(axis=1)].sum())
-
-
 def _moderate(w):
-    """Weights as they are, or times a power of two if they are so large or small that float32 or products fail."""
+    """Weights (N,), or (0,) for none, divided by a power of two if they are so large or small that float32 or products
+    fail; and that power."""
     if w is None or 2**-20 <= w.max() <= 2**20:
-        return w
-    return np.ldexp(w, -np.frexp(w.max())[1])
+        return np.empty(0) if w is None else w, 1.0
+    factor = 2.0 ** (np.frexp(w.max())[1] - 1)
+    return w / factor, float(factor)
 
 
 def _array(name, value, shape, gaps=False):

@@ -65,7 +65,7 @@ def rows(blocks, rng) -> tuple[Rows, int, float]:
     var[constant] = 0
     sample = np.concatenate(kept)
     w = np.ones(len(sample)) if at is not None else np.concatenate(weights)
-    return Rows(sample, w, mean, np.where(var > 0, np.sqrt(var), 1.0), var, seen / W), N, W
+    return Rows(sample, w, mean, np.where(var > 0, np.sqrt(var), 1.0), var, seen / W), N, float(W)
 
 
 def _means(blocks):
@@ -78,7 +78,7 @@ def _means(blocks):
             dtype, N, W = X.dtype, N + len(X), W + w.sum()
             gap = np.isnan(X)
             first = np.where(np.isnan(first), X[np.argmin(gap, axis=0), np.arange(X.shape[1])], first)
-            constant = constant & (gap | (X == first)).all(0)
+            constant = constant & (gap | (first == X)).all(0)
             weight = np.where(gap, 0, w[:, None])
             here = weight.sum(0)
             seen = seen + here
