@@ -13,14 +13,22 @@ from . import __version__
 # ---------------------------------------------------------------------------------------------------------------- demo
 
 
+EXACT = {"reg_covar": 0, "tol": 1e-12, "max_iter": 5000, "n_init": 10, "random_state": 0}
+
+
 def _mixture(n_components: int, covariance_type: str, **options):
     def fit(X):
         import lvm
 
-        exact = {"reg_covar": 0, "tol": 1e-12, "max_iter": 5000, "n_init": 10, "random_state": 0}
-        return lvm.GaussianMixture(n_components, covariance_type=covariance_type, **(exact | options)).fit(X)
+        return lvm.GaussianMixture(n_components, covariance_type=covariance_type, **(EXACT | options)).fit(X)
 
     return fit
+
+
+def _select(X):
+    import lvm
+
+    return lvm.select_mixture(X, range(1, 7), **(EXACT | {"n_init": 3}))
 
 
 def _ellipses(i: int, j: int, xlabel: str, ylabel: str):
@@ -37,6 +45,33 @@ def _ellipses(i: int, j: int, xlabel: str, ylabel: str):
     return draw
 
 
+def _imputed(figure, model, X):
+    """Two panels: gaps of faithful filled, and the wait given the eruption."""
+    import numpy as np
+
+    from . import plotting
+
+    left, right = figure.subplots(1, 2)
+    plotting.plot_imputed(model, X, ax=left)
+    left.set(xlabel="column 0: eruption, minutes", ylabel="column 1: wait for the next, minutes")
+    wait = np.linspace(35, 100, 200)[:, None]
+    for minutes, colour in zip((2, 2.8, 4), plotting.COLOURS):
+        density = np.exp(model.condition([minutes, np.nan]).score_samples(wait))
+        right.plot(wait, density, color=colour, label=f"{minutes} min")
+    right.set(xlabel="wait for the next, minutes", ylabel="density, per minute", ylim=(0, 0.09))
+    right.legend(title="after an eruption of", loc="upper center", ncols=3)
+
+
+def _selection(figure, selection, X):
+    """Two panels: the race, and its winner."""
+    from . import plotting
+
+    left, right = figure.subplots(1, 2)
+    plotting.plot_selection(selection, ax=left)
+    plotting.plot_mixture(selection.best, X, ax=right)
+    right.set(xlabel="eruption, minutes", ylabel="wait for the next, minutes")
+
+
 def _images(figure, model, X):
     from . import plotting
 
@@ -46,13 +81,16 @@ def _images(figure, model, X):
 _faithful = _ellipses(0, 1, "eruption, minutes", "wait for the next, minutes")
 _petals = _ellipses(2, 3, "petal length, cm", "petal width, cm")
 
-# name, data (lvm.datasets.load_*), fit(X) -> model, draw(figure, model, X), and the score to reach (or None): the best
-# known total log-likelihood over the number of rows
+# name, data (lvm.datasets.load_*; "with gaps": every fifth number deleted), fit(X) -> model or selection,
+# draw(figure, model or selection, X), and the score to reach (or None): the best known total log-likelihood over the
+# number of rows
 DEMO = [
     ("GaussianMixture 2 full", "faithful", _mixture(2, "full"), _faithful, -1130.26396018 / 272),
     ("GaussianMixture 3 tied", "faithful", _mixture(3, "tied"), _faithful, -1126.31592782 / 272),
     ("GaussianMixture 2 full", "iris", _mixture(2, "full"), _petals, -214.35470437 / 150),
     ("GaussianMixture 3 full", "iris", _mixture(3, "full"), _petals, -180.18547713 / 150),
+    ("GaussianMixture 2 full", "faithful with gaps", _mixture(2, "full"), _imputed, -934.14505243 / 272),
+    ("select_mixture", "faithful", _select, _selection, -1126.31592782 / 272),
     ("GaussianMixture 10 spherical", "digits", _mixture(10, "spherical", reg_covar=1e-6, tol=1e-6), _images, None),
 ]
 NEAR = 1e-8  # a score this near to its reference meets it; the references are given to about 1e-10 a row
@@ -78,10 +116,12 @@ def demo(out: str = "lvm-demo", rows: "list | None" = None) -> int:
     table = [("model", "data", "N x D", "seconds", "score", "reference", "met")]
     missed = 0
     for name, data, fit, draw, reference in tqdm(DEMO if rows is None else rows, "lvm demo", unit="model", leave=False):
-        X = getattr(datasets, f"load_{data}")()
+        X = getattr(datasets, f"load_{data.split()[0]}")()
+        if data.endswith("with gaps"):
+            X.flat[::5] = float("nan")
         start = time.perf_counter()
         model = fit(X)
-        seconds, score = time.perf_counter() - start, model.score(X)
+        seconds, score = time.perf_counter() - start, getattr(model, "best", model).score(X)
         met = "" if reference is None else "yes" if abs(score - reference) <= NEAR else "no"
         missed += met == "no"
         known = "none known" if reference is None else f"{reference:.8f}"

@@ -268,7 +268,7 @@ class GaussianMixture(Estimator):
         block = objective.statistics(p)
         if not block.weight > 0:
             raise ValueError("X has nothing observed in it: its rows are all NaN, or have no weight.")
-        W = block.weight * factor
+        W = _weight(X, w) * factor
         seen = getattr(self, "n_samples_seen_", 0.0) + W
         eta = (W / seen) ** FORGETTING
         try:
@@ -293,8 +293,10 @@ class GaussianMixture(Estimator):
         if sample_weight is not None:
             raise ValueError("With blocks, weights come with them: yield pairs (block, sample_weight).")
         first: list = []
+        counts: list[int] = []
 
         def blocks():
+            N = 0
             for block in source():
                 x, w = block if isinstance(block, tuple) and len(block) == 2 else (block, None)
                 X, names = self._check_fit_X(x)
@@ -307,6 +309,13 @@ class GaussianMixture(Estimator):
                     )
                 w = check_sample_weight(w, len(X)) if w is None or np.any(w) else np.zeros(len(X))
                 yield X, np.empty(0) if w is None else w
+                N += len(X)
+            counts.append(N)
+            if counts[0] != N:
+                raise ValueError(
+                    f"The function of blocks gave {counts[0]} rows at first and {N} later. It must give all "
+                    "of them anew each time it is called: fit(lambda: read()), not fit(lambda: what_was_read)."
+                )
 
         for _ in blocks():
             return blocks, *first
@@ -437,7 +446,7 @@ class GaussianMixture(Estimator):
         for _ in range(TRIES):
             mu, v = self._seeds_and_spread(k, rows, rng, None)
             R = self.reg_covar * v if R is None else R
-            trial = Mixture(k, self.covariance_type, k.put(few.X), k.put(few.w), R, (rows.seen < 1).any())
+            trial = Mixture(k, self.covariance_type, k.put(few.X), k.put(few.w), R, rows.gaps)
             try:
                 start = trial.params(np.full(len(mu), 1 / len(mu)), mu, trial.diagonal(v + R, len(mu)))
                 climb = em(trial, start, max_iter=SHORT, tol=0, eps=1.0)
@@ -461,7 +470,7 @@ class GaussianMixture(Estimator):
             mu = starts.seeds(k, rows, K, rng, spread=self.init_params != "random_from_data")
         # groups: under covariances so small a row belongs to the nearest mean, and in equal parts to equally near ones
         kind = "diag" if self.covariance_type == "spherical" else self.covariance_type
-        hard = Mixture(k, kind, k.put(rows.X), k.put(rows.w), np.zeros(D), (rows.seen < 1).any())
+        hard = Mixture(k, kind, k.put(rows.X), k.put(rows.w), np.zeros(D), rows.gaps)
         tiny, equal = hard.diagonal((HARD * rows.scale) ** 2, K), np.full(K, 1 / K)
         statistics = hard.statistics(hard.params(equal, mu, tiny))
         if given is None and self.init_params == "kmeans":
@@ -688,7 +697,7 @@ class GaussianMixture(Estimator):
         self._check_fitted()
         self._check_type()
         D, names = self.means_.shape[1], self.__dict__.get("feature_names_in_")
-        columns = list(columns) if not isinstance(columns, (str, int, np.integer)) else [columns]
+        columns = [columns] if np.ndim(columns) == 0 else list(columns)
         known = {} if names is None else {name: i for i, name in enumerate(names)}
         chosen = [known.get(c, c) if isinstance(c, str) else c for c in columns]
         whole = all(isinstance(c, (int, np.integer)) and not isinstance(c, bool) and 0 <= c < D for c in chosen)
@@ -883,6 +892,12 @@ class GaussianMixture(Estimator):
 def _which(e):
     """The components that collapsed, in words."""
     return ("Component " if len(e.components) == 1 else "Components ") + ", ".join(map(str, e.components))
+
+
+def _weight(X, w):
+    """Sum of the weights w (N,) or (0,) of the rows with anything observed in them."""
+    chunks = (slice(a, a + 2**14) for a in range(0, len(X), 2**14))
+    return sum(float((w[c] if w.size else np.ones(len(X[c])))[~np.isnan(X[c]).all(axis=1)].sum()) for c in chunks)
 
 
 def _moderate(w):

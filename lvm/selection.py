@@ -134,8 +134,8 @@ def select_mixture(
         if (cell, None) in found:
             model, row["seconds"] = found[cell, None]
             row["converged"], row["n_parameters"] = model.converged_, model._n_parameters()
-            row["log_likelihood"] = model.score(rows, sample_weight=w) * w.sum()
-            row["bic"], row["icl"] = model.bic(rows, w), model.icl(rows, w)
+            row["log_likelihood"] = model.score(X, sample_weight=w) * w.sum()
+            row["bic"], row["icl"] = model.bic(X, w), model.icl(X, w)
         if parts and all((cell, part) in found for part in parts):
             unseen = ((found[cell, part][0], fold == part) for part in parts)
             row["held_out"] = (

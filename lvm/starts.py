@@ -17,7 +17,7 @@ _CHUNK = 2**14
 
 class Rows(NamedTuple):
     """X (n,D) with weights w (n,), and of all rows the columns' mean, standard deviation (1 for a constant one) and
-    variance (0 for a constant one), and the part of the weight where they were observed, each (D,)."""
+    variance (0 for a constant one), and the part of the weight where they were observed, each (D,). gaps: has X NaN in it?"""
 
     X: np.ndarray
     w: np.ndarray
@@ -25,6 +25,7 @@ class Rows(NamedTuple):
     scale: np.ndarray
     var: np.ndarray
     seen: np.ndarray
+    gaps: bool
 
 
 def rows(blocks, rng) -> tuple[Rows, int, float]:
@@ -65,7 +66,8 @@ def rows(blocks, rng) -> tuple[Rows, int, float]:
     var[constant] = 0
     sample = np.concatenate(kept)
     w = np.ones(len(sample)) if at is not None else np.concatenate(weights)
-    return Rows(sample, w, mean, np.where(var > 0, np.sqrt(var), 1.0), var, seen / W), N, float(W)
+    scale, gaps = np.where(var > 0, np.sqrt(var), 1.0), any(np.isnan(sample[c]).any() for c in _chunks(len(sample)))
+    return Rows(sample, w, mean, scale, var, seen / W, gaps), N, float(W)
 
 
 def _means(blocks):

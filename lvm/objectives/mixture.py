@@ -141,7 +141,7 @@ class Mixture:
             with np.errstate(divide="ignore", invalid="ignore"):
                 P = 1 / np.sqrt(Sigma)
             return np.where(np.isfinite(P), P, np.nan)
-        A = Sigma.reshape(-1, *Sigma.shape[-2:])
+        A = np.ascontiguousarray(Sigma.reshape(-1, *Sigma.shape[-2:]))
         K, D = A.shape[:2]
         S = np.concatenate([np.ones(K), np.zeros(K * D), A.ravel(), [0]])
         P, c = np.empty_like(A), np.empty(K)
