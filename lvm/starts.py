@@ -17,7 +17,7 @@ _CHUNK = 2**14
 
 class Rows(NamedTuple):
     """X (n,D) with weights w (n,), and of all rows the columns' mean, standard deviation (1 for a constant one) and
-    variance (0 for a constant one), and the part of the weight where they were observed, each (D,). gaps: has X NaN in it?"""
+    variance (0 for a constant one), and the part of the weight where they were observed, each (D,); gaps: has X NaN?"""
 
     X: np.ndarray
     w: np.ndarray
