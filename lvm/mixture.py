@@ -29,6 +29,7 @@ TRIES, SHORT, FEW = 5, 10, 2**12  # sets of seeds, and the EM steps on so many r
 FORGETTING = (
     0.7  # partial_fit: the power of a block's part of the weight seen so far that is its part in the statistics
 )
+LEAST = 1e-20  # of the columns' variance: less is a collapse, which gaps make gradual
 HARD = 0.01  # standard deviation, in units of the columns' own, at which responsibilities are as good as 0 or 1
 
 
@@ -52,8 +53,8 @@ class GaussianMixture(Estimator):
     max_iter : int, default 1000
         Most EM steps a start (scikit-learn: 100). 0 leaves the start as it is.
     n_init : int, default 1
-        Starts, of which the one with the highest bound is kept. One with a repaired or all but singular component
-        never wins against one without.
+        Starts, of which the one with the highest bound is kept. A degenerate one (see `degenerate_`) never wins against
+        one that is not.
     init_params : {"k-means++", "kmeans", "random_from_data", "random"}, default "k-means++"
         Where the means begin: greedily spread rows, the best of 5 sets of them after 10 EM steps (on at most 2^12 rows;
         Biernacki, Celeux & Govaert 2003); the k-means centres of one such set; rows drawn by weight; draws from the
@@ -84,6 +85,9 @@ class GaussianMixture(Estimator):
     n_iter_ : int
         EM steps of the start that was kept.
     converged_ : bool
+    degenerate_ : bool
+        Was a component repaired, or do regularisation or rounding alone keep one from collapsing on too few rows? That
+        is a spike of the likelihood, and no cluster.
     reg_covar_ : array (D,)
     n_samples_seen_ : float
         Weight of the rows that `fit` and `partial_fit` have seen.
@@ -132,6 +136,7 @@ class GaussianMixture(Estimator):
     lower_bounds_: list[float]
     n_iter_: int
     converged_: bool
+    degenerate_: bool
     n_samples_seen_: float
 
     _kind = "density_estimator"
@@ -154,6 +159,7 @@ class GaussianMixture(Estimator):
             "lower_bounds_?": (float, ("*",), "finite"),
             "n_iter_?": (int, (), "nonnegative"),
             "converged_?": (bool, (), None),
+            "degenerate_?": (bool, (), None),
             "n_samples_seen_?": (float, (), "positive"),
         }
 
@@ -212,12 +218,18 @@ class GaussianMixture(Estimator):
         self._check_params()
         if callable(X) or hasattr(X, "__next__"):
             blocks, X, names = self._check_blocks(X, sample_weight)
-            climb, R, seen = self._best_of_starts(blocks, None, check_random_state(self.random_state))
+            climb, R, sound, seen = self._best_of_starts(blocks, None, check_random_state(self.random_state))
         else:
+            if isinstance(X, (list, tuple)) and len(X) and np.ndim(X[0]) == 2:
+                raise ValueError(
+                    f"Expected 2D array, got a {type(X).__name__} of {len(X)} arrays (N,D). Give blocks as a function: "
+                    "fit(lambda: blocks)."
+                )
             X, names = self._check_fit_X(X, min_samples=2)
             w = check_sample_weight(sample_weight, len(X))
-            climb, R, seen = self._fit_rows(X, w)
-        self._remember(X, names, self._named(climb, R, X.dtype) | {"n_samples_seen_": seen})
+            climb, R, sound, seen = self._fit_rows(X, w)
+        more = {"n_samples_seen_": seen, "degenerate_": not sound}
+        self._remember(X, names, self._named(climb, R, X.dtype) | more)
         if climb.interrupted:
             raise KeyboardInterrupt(f"fit was stopped; the model is that of EM step {self.n_iter_}")
         if not climb.converged and self.max_iter > 0:
@@ -229,12 +241,13 @@ class GaussianMixture(Estimator):
         return self
 
     def _fit_rows(self, X, w):
-        """-> the Climb to keep, R (D,), and the weight of the rows that count."""
+        """-> the Climb to keep, R (D,), is it sound? and the weight of the rows that count."""
         w, factor = _moderate(w)
         if not w.all():
             X, w = X[w > 0], w[w > 0]
-        climb, R, W = self._best_of_starts(lambda: [(X, w)], has_gaps(X), check_random_state(self.random_state))
-        return climb, R, W * factor
+        rng = check_random_state(self.random_state)
+        climb, R, sound, W = self._best_of_starts(lambda: [(X, w)], has_gaps(X), rng)
+        return climb, R, sound, W * factor
 
     def partial_fit(self, X, y=None, sample_weight=None) -> "GaussianMixture":
         """Learn from one block of rows more: stepwise EM, for data that arrive in time. Returns self.
@@ -248,7 +261,7 @@ class GaussianMixture(Estimator):
         after `fit`, too, and after `save` and `lvm.load`.
 
         lower_bound_ is the mean bound of this block under the mixture that had not yet seen it: an honest measure of
-        how well rows to come are predicted. lower_bounds_ has this one number, and n_iter_ counts the blocks.
+        how well rows to come are predicted. lower_bounds_ has this one number, and n_iter_ goes up by one.
 
         >>> import lvm
         >>> model = lvm.GaussianMixture(2, random_state=0)
@@ -261,6 +274,7 @@ class GaussianMixture(Estimator):
             return self.fit(X, sample_weight=sample_weight)
         self._check_params()
         X = self._check_X(X)
+        self._check_continues("partial_fit")
         w, factor = _moderate(check_sample_weight(sample_weight, len(X)))
         k, R = kernels.load(self.device), self._regularisation()
         objective = Mixture(k, self.covariance_type, k.put(X), k.put(w), R, has_gaps(X))
@@ -283,7 +297,7 @@ class GaussianMixture(Estimator):
         return self
 
     def _check_blocks(self, source, sample_weight):
-        """-> blocks() that yields X (n,D), w (n,) or (0,), checked; the first X; and its column names or None."""
+        """-> blocks() that yields X (n,D), w (n,) or (0,), checked; a row of X; and its column names or None."""
         if not callable(source):
             raise TypeError(
                 f"fit reads data that come in blocks once for each EM step, got {type(source).__name__}, which can be "
@@ -299,6 +313,8 @@ class GaussianMixture(Estimator):
             N = 0
             for block in source():
                 x, w = block if isinstance(block, tuple) and len(block) == 2 else (block, None)
+                if np.shape(x)[:1] == (0,):
+                    continue
                 X, names = self._check_fit_X(x)
                 if not first:
                     first.extend([X[:1].copy(), names])
@@ -340,8 +356,8 @@ class GaussianMixture(Estimator):
         check_int("verbose_interval", self.verbose_interval, 1, who=who)
 
     def _best_of_starts(self, blocks, gaps, rng):
-        """-> the Climb to keep, R (D,) and the weight of the rows. Starts with a repaired or all but singular component
-        come last. gaps: is there NaN in the one block? None: there are many, to be looked at each time."""
+        """-> the Climb to keep, R (D,), is it sound? and the weight of the rows. Starts that are not sound come last.
+        gaps: is there NaN in the one block? None: there are many, to be looked at each time."""
         k, kind = kernels.load(self.device), self.covariance_type
         rows, N, W = starts.rows(blocks, rng)
         if self.n_components > N:
@@ -372,6 +388,7 @@ class GaussianMixture(Estimator):
                     else:
                         X, w = blocks()[0]
                         objective = Mixture(k, kind, k.put(X), k.put(w), R, gaps)
+                    objective.least = LEAST * v if rows.gaps else None
                 begin = [
                     np.full(len(mu), 1 / len(mu)) if given[0] is None else given[0],
                     mu,
@@ -385,13 +402,13 @@ class GaussianMixture(Estimator):
             except KeyboardInterrupt:
                 if best is None:
                     raise
-                return best[1]._replace(interrupted=True), R, W
-            sound = n_init == 1 or (repairs == 0 and not self._thin(climb.params, R, v))
+                return best[1]._replace(interrupted=True), R, best[0], W
+            sound = repairs == 0 and not self._thin(climb.params, R, v, rows.gaps)
             if best is None or (sound, climb.bound - 1e-9 * abs(climb.bound)) > (best[0], best[1].bound):
                 best = sound, climb  # the first of those that are equal but for rounding
             if climb.interrupted:
-                return best[1]._replace(interrupted=True), R, W
-        return best[1], R, W
+                return best[1]._replace(interrupted=True), R, best[0], W
+        return best[1], R, best[0], W
 
     def _climb(self, objective, begin, rows, v, rng, title):
         """EM from `begin` (weights, means, covariances), with collapsed components repaired: -> Climb, repairs."""
@@ -429,9 +446,12 @@ class GaussianMixture(Estimator):
             pi[good] *= len(good) / K / pi[good].sum()
         return pi, mu, Sigma
 
-    def _thin(self, p, R, v):
-        """Is some component so thin in a direction that regularisation or rounding alone keeps it up?"""
-        least = 1.01 * R + 1e-10 * v
+    def _thin(self, p, R, v, gaps):
+        """Is some component so thin in a direction that regularisation or rounding alone keeps it up?
+
+        Without gaps its variance there is R; where a part s of its weight was observed R/s, as what was not is expected
+        to scatter as the component does."""
+        least = np.maximum(1.01 * R, np.minimum(10 * R, 1e-3 * v) if gaps else 0) + 1e-10 * v
         if self.covariance_type in ("full", "tied"):
             unit = np.sqrt(least)
             return bool(np.linalg.eigvalsh(p.Sigma / unit / unit[:, None]).min() <= 1)
@@ -519,13 +539,19 @@ class GaussianMixture(Estimator):
     def _last(self, D):
         """Weights, means and covariances of the last fit, to go on from."""
         self._check_type()
-        if self.means_.shape != (self.n_components, D):
-            raise ValueError(
-                f"warm_start goes on from {self.means_.shape[0]} components in {self.means_.shape[1]} columns, got "
-                f"n_components = {self.n_components} and X with {D}. Try warm_start=False."
-            )
+        self._check_continues("warm_start", D)
         pi = self.weights_.astype(float)
         return pi / pi.sum(), self.means_.astype(float), self._dense()
+
+    def _check_continues(self, who, D=None):
+        """Have parameters and data still the sizes of the last fit?"""
+        K, D_then = self.means_.shape
+        if (K, D_then) != (self.n_components, D_then if D is None else D):
+            also = "" if D is None else f" and X with {D} columns"
+            raise ValueError(
+                f"{who} goes on from {K} components in {D_then} columns, got n_components = {self.n_components}{also}. "
+                "Try a new model" + (", or warm_start=False." if who == "warm_start" else ".")
+            )
 
     def _named(self, climb, R, dtype):
         """The fitted attributes, by name, from float64 parameters."""
@@ -592,37 +618,43 @@ class GaussianMixture(Estimator):
         return self._posterior(X, "log_px")
 
     def score(self, X, y=None, sample_weight=None) -> float:
-        """Mean of log p(x) over the rows, weighted by sample_weight (N,), in nats per row: higher is better."""
-        l, W = self._total(X, sample_weight)
+        """Mean of log p(x) over the rows, weighted by sample_weight (N,), in nats per row: higher is better.
+
+        X may be a function of blocks here as in `fit`, and in `bic`, `aic` and `icl`."""
+        l, W, _ = self._totals(X, sample_weight)
         return float(l / W)
 
     def bic(self, X, sample_weight=None) -> float:
         """Bayesian information criterion on X: -2 sum log p(x) + (number of parameters) log N. Lower is better.
 
         With sample_weight (N,), N counts as its sum."""
-        l, N = self._total(X, sample_weight)
-        return float(-2 * l + self._n_parameters() * np.log(N))
+        l, W, _ = self._totals(X, sample_weight)
+        return float(-2 * l + self._n_parameters() * np.log(W))
 
     def aic(self, X, sample_weight=None) -> float:
         """Akaike information criterion on X: -2 sum log p(x) + 2 (number of parameters). Lower is better."""
-        return float(-2 * self._total(X, sample_weight)[0] + 2 * self._n_parameters())
+        return float(-2 * self._totals(X, sample_weight)[0] + 2 * self._n_parameters())
 
     def icl(self, X, sample_weight=None) -> float:
         """Integrated completed likelihood on X: BIC of the rows together with their most probable components, that is
         bic(X) - 2 sum log max_k p(k|x). It prefers components that lie apart. Lower is better.
 
         Biernacki, Celeux & Govaert (2000)."""
-        r = self.predict_proba(X)
-        w = check_sample_weight(sample_weight, len(r))
-        return self.bic(X, sample_weight) - 2 * float(
-            np.dot(np.log(r.max(axis=1).astype(float)), np.ones(len(r)) if w is None else w)
-        )
+        l, W, labels = self._totals(X, sample_weight, labels=True)
+        return float(-2 * (l + labels) + self._n_parameters() * np.log(W))
 
-    def _total(self, X, sample_weight):
-        """Sum of log p(x) over the rows, and their weight."""
-        log_px = self.score_samples(X)
-        w = check_sample_weight(sample_weight, len(log_px))
-        return (log_px.sum(dtype=float), len(log_px)) if w is None else (np.dot(log_px.astype(float), w), w.sum())
+    def _totals(self, X, sample_weight, labels=False):
+        """Sums over rows of log p(x), of weights, and of log max_k p(k|x) where labels are asked for."""
+        blocks = self._check_blocks(X, sample_weight)[0]() if callable(X) else [(X, sample_weight)]
+        l = W = certainty = 0.0
+        for x, w in blocks:
+            log_px = self.score_samples(x)
+            w = check_sample_weight(None if np.size(w) == 0 else w, len(log_px))
+            total = lambda a: a.sum(dtype=float) if w is None else np.dot(a.astype(float), w)  # noqa: B023
+            l, W = l + total(log_px), W + (len(log_px) if w is None else w.sum())
+            if labels:
+                certainty += total(np.log(self.predict_proba(x).max(axis=1)))
+        return l, W, certainty
 
     def sample(self, n_samples=1) -> tuple[np.ndarray, np.ndarray]:
         """Draw from the mixture: (X (n,D), component labels (n,) int64), grouped by component, as scikit-learn does.
@@ -712,7 +744,8 @@ class GaussianMixture(Estimator):
     def condition(self, x) -> "GaussianMixture":
         """p(x_m | x_o): the mixture of the columns m where x (D,) is NaN, given its other numbers.
 
-        Its means_ weighted by weights_ are the regression of x_m on x_o.
+        After a fit on a data frame x may also be a dict or a Series of the known columns, by name. The mixture's means_
+        weighted by its weights_ are the regression of x_m on x_o.
 
         >>> import lvm, numpy as np
         >>> model = lvm.GaussianMixture(2, random_state=0).fit(lvm.datasets.load_faithful())
@@ -722,6 +755,11 @@ class GaussianMixture(Estimator):
         """
         self._check_fitted()
         self._check_type()
+        if hasattr(x, "keys") and hasattr(x, "__getitem__"):
+            names = list(self.__dict__.get("feature_names_in_", range(self.means_.shape[1])))
+            if unknown := [c for c in x.keys() if c not in names]:  # noqa: SIM118  (of a Series, the values are iterated)
+                raise ValueError(f"x names columns {unknown}, and there are {names}.")
+            x = [x[c] if c in x.keys() else np.nan for c in names]  # noqa: SIM118
         x = _array("x", x, self.means_.shape[1:], gaps=True)
         m = np.flatnonzero(np.isnan(x))
         if len(m) == 0:
@@ -922,5 +960,5 @@ def _array(name, value, shape, gaps=False):
     if a.shape != shape:
         raise ValueError(f"The parameter '{name}' should have the shape of {shape}, but got {a.shape}.")
     if not (np.isfinite(a) | (gaps & np.isnan(a))).all():
-        raise ValueError(f"The parameter '{name}' should be finite, but has NaN or infinity in it.")
+        raise ValueError(f"The parameter '{name}' should be finite, but has {'' if gaps else 'NaN or '}infinity in it.")
     return a

@@ -202,8 +202,8 @@ def plot_selection(selection, *, ax=None):
     """What each mixture that `lvm.select_mixture` tried lacks to the best, against its number of components.
 
     selection: what `select_mixture` returned, or anything with its `table` (best first) and `criterion`. One line a
-    covariance type; where a fit failed (NaN) the line has a gap. A ring marks the best, which the legend names.
-    The height is the criterion less the best's, so that a close race can be seen beside mixtures far off: it is linear
+    covariance type; where a fit failed or is degenerate the line has a gap. A ring marks the best, which the legend
+    names. The height is the criterion less the best's, so that a close race can be seen beside mixtures far off: it is linear
     up to 10 of BIC or ICL (more is "very strong" evidence, Kass & Raftery 1995) or 0.01 nats a held-out row, and
     logarithmic from there.
 
@@ -223,7 +223,8 @@ def plot_selection(selection, *, ax=None):
         rows = np.sort(table[table["covariance_type"] == kind], order="n_components")
         if len(rows):
             style = {"color": colour, "marker": marker, "fillstyle": "none"}
-            ax.plot(rows["n_components"], rows[criterion] - best[criterion], label=kind, **style)
+            less = np.where(rows["degenerate"], np.nan, rows[criterion] - best[criterion])
+            ax.plot(rows["n_components"], less, label=kind, **style)
     ring = {"marker": "o", "markersize": 14, "markerfacecolor": "none", "color": "black", "linestyle": "none"}
     label = f"best: {best['covariance_type']}, {best['n_components']} ({best[criterion]:.6g})"
     ax.plot(best["n_components"], 0, label=label, **ring)
@@ -235,7 +236,7 @@ def plot_selection(selection, *, ax=None):
     ax.xaxis.set_major_locator(FixedLocator(np.unique(table["n_components"]).tolist(), nbins=12))
     ax.set_xlabel("number of components")
     ax.set_ylabel(f"{name}, less the best's ({better} is better)")
-    ax.legend(fontsize="small")
+    ax.legend(fontsize="small", loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, frameon=False)
     return ax
 
 

@@ -1,13 +1,12 @@
 """How many components, and of which kind? Mixtures over a grid, ranked by a criterion."""
 
-import contextlib
 import time
 import warnings
 from typing import NamedTuple
 
 import numpy as np
 
-from .estimator import NumericalError, check_choice, check_int, check_random_state, check_sample_weight
+from .estimator import check_choice, check_int, check_random_state, check_sample_weight
 from .kernels import pool
 from .mixture import TYPES, GaussianMixture
 
@@ -21,6 +20,7 @@ _FIELDS = [
     ("icl", float),
     ("held_out", float),
     ("converged", bool),
+    ("degenerate", bool),
     ("seconds", float),
 ]
 
@@ -31,7 +31,8 @@ class Selection(NamedTuple):
     best : GaussianMixture, fitted to all rows.
     table : structured array, the best first: covariance_type, n_components, log_likelihood (total, nats),
         n_parameters, bic, icl (lower is better), held_out (mean nats a held-out row, higher is better), converged,
-        seconds. NaN where a fit failed, and in held_out unless that is the criterion.
+        degenerate (see GaussianMixture: such mixtures come after all others), seconds. NaN where a fit failed, and in
+        held_out unless that is the criterion.
     criterion : str
     """
 
@@ -78,9 +79,10 @@ def select_mixture(
     random_state : as in GaussianMixture, default None
     verbose : 1 shows a bar, default 0.
 
-    Returns Selection(best, table, criterion). Fits that raise NumericalError (components that collapse) come last, with
-    NaN; warnings of single fits are not shown, the table has `converged`. Raises what GaussianMixture raises for wrong
-    data or parameters, and NumericalError when every fit fails.
+    Returns Selection(best, table, criterion). Degenerate mixtures, whose likelihood is a spike on few rows, come after
+    all others, and fits that fail (components that collapse, more components than rows) last, with NaN. Warnings of
+    single fits are not shown, the table has `converged` and `degenerate`. Raises what GaussianMixture raises for wrong
+    data or parameters, and for every fit when all of them fail.
 
     >>> import lvm
     >>> X = lvm.datasets.load_faithful()
@@ -93,7 +95,11 @@ def select_mixture(
 
     check_choice("criterion", criterion, CRITERIA, who=who)
     check_int("n_folds", n_folds, 2, who=who)
+    for one, several in ("covariance_type", "covariance_types"), ("n_component", "n_components"):
+        if one in parameters:
+            raise TypeError(f"select_mixture tries {several}, got {one}. Try {several}=[{parameters[one]!r}].")
     Ks = [n_components] if isinstance(n_components, (int, np.integer)) else list(n_components)
+    Ks = [int(K) if isinstance(K, np.integer) else K for K in Ks]
     types = [covariance_types] if isinstance(covariance_types, str) else list(covariance_types)
     if not Ks or not types:
         raise ValueError("select_mixture needs at least one number of components and one covariance type, got none.")
@@ -110,30 +116,34 @@ def select_mixture(
     fold, parts = None, []
     if criterion == "held_out":
         fold, parts = rng.permutation(np.arange(len(rows)) % n_folds), list(range(n_folds))
-    jobs = [(cell, part, int(rng.integers(2**63))) for cell in range(len(cells)) for part in (None, *parts)]
+    jobs = [(cell, part, int(rng.integers(2**32))) for cell in range(len(cells)) for part in (None, *parts)]
     jobs.sort(key=lambda job: -cells[job[0]][1])  # long ones first, so that no thread is left alone at the end
     found: dict = {}
+    errors: list[ValueError] = []
 
     def run(j):
         cell, part, seed = jobs[j]
         start, model = time.perf_counter(), make(cell, seed)
-        with contextlib.suppress(NumericalError):
+        try:
             if part is None:
                 model.fit(X, sample_weight=w)
             else:
                 model.fit(rows[fold != part], sample_weight=w[fold != part])
             found[cell, part] = model, time.perf_counter() - start
+        except ValueError as e:
+            errors.append(e)
         bar.update()
 
     with tqdm(total=len(jobs), desc="mixtures", unit=" fits", disable=not verbose) as bar, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         pool.run(run, len(jobs))
 
-    table = np.array([(*cell, *[np.nan, 0, np.nan, np.nan, np.nan, False, np.nan]) for cell in cells], _FIELDS)
+    table = np.array([(*cell, np.nan, 0, np.nan, np.nan, np.nan, False, False, np.nan) for cell in cells], _FIELDS)
     for cell, row in enumerate(table):
         if (cell, None) in found:
             model, row["seconds"] = found[cell, None]
-            row["converged"], row["n_parameters"] = model.converged_, model._n_parameters()
+            row["converged"], row["degenerate"] = model.converged_, model.degenerate_
+            row["n_parameters"] = model._n_parameters()
             row["log_likelihood"] = model.score(X, sample_weight=w) * w.sum()
             row["bic"], row["icl"] = model.bic(X, w), model.icl(X, w)
         if parts and all((cell, part) in found for part in parts):
@@ -142,7 +152,7 @@ def select_mixture(
                 sum(m.score(rows[out], sample_weight=w[out]) * w[out].sum() for m, out in unseen) / w.sum()
             )
     value = -table["held_out"] if parts else table[criterion]
-    order = np.argsort(value, kind="stable")  # NaN last
-    if not np.isfinite(value[order[0]]):
-        raise NumericalError("Every fit failed: components collapse. Try fewer, a larger reg_covar, or scaling X.")
+    order = np.lexsort([value.round(6), table["degenerate"], np.isnan(value)])  # the last key counts first
+    if np.isnan(value[order[0]]):
+        raise type(errors[0])(f"Every fit failed, the first with: {errors[0]}") from errors[0]
     return Selection(found[order[0], None][0], table[order], criterion)

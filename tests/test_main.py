@@ -6,7 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from scipy.special import logsumexp
+from scipy.stats import multivariate_normal
 
 import lvm
 from lvm import __main__ as command
@@ -75,6 +78,35 @@ def test_a_missed_reference_is_shown_and_gives_status_1(off, met, status, tmp_pa
 def test_a_model_without_a_reference_says_so(tmp_path, capsys):
     assert command.demo(str(tmp_path), rows(None)) == 0
     assert capsys.readouterr().out.splitlines()[1].endswith("none known")
+
+
+def test_a_row_with_gaps_has_every_fifth_number_deleted(tmp_path):
+    seen = []
+    fit = lambda X: seen.append(X) or command._mixture(1, "full")(X)
+    command.demo(str(tmp_path), [("quick", "faithful with gaps", fit, command._imputed, None)])
+    kept = np.arange(544).reshape(272, 2) % 5 != 0
+    np.testing.assert_array_equal(seen, [np.where(kept, lvm.datasets.load_faithful(), np.nan)])
+
+
+def test_the_reference_with_gaps_is_the_density_of_what_is_left_as_scipy_has_it():
+    ((fit, reference),) = [(row[2], row[4]) for row in command.DEMO if row[1] == "faithful with gaps"]
+    X = lvm.datasets.load_faithful()
+    X.flat[::5] = np.nan
+    model = fit(X)
+    components = list(zip(np.log(model.weights_), model.means_, model.covariances_))
+    log_p = [
+        logsumexp(
+            [log_pi + multivariate_normal(mu[o], Sigma[np.ix_(o, o)]).logpdf(x[o]) for log_pi, mu, Sigma in components]
+        )
+        for x, o in zip(X, ~np.isnan(X))
+    ]
+    assert np.mean(log_p) == pytest.approx(reference, abs=1e-10)
+
+
+def test_a_selection_is_scored_by_its_best(tmp_path, capsys):
+    fit = lambda X: lvm.select_mixture(X, [1, 2], "full", **command.EXACT)
+    command.demo(str(tmp_path), [("quick", "faithful", fit, command._selection, -1130.26396018 / 272)])
+    assert capsys.readouterr().out.splitlines()[1].endswith("yes")
 
 
 def test_the_table_is_aligned(tmp_path, capsys):
@@ -202,3 +234,15 @@ def test_an_unknown_command_has_status_2(capsys):
 def test_the_command_line_is_cheap_to_import():
     code = "import sys, lvm.__main__; sys.exit(bool({'numpy', 'scipy', 'numba', 'tqdm'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+
+
+# -------------------------------------------------------------------------------------------------------------- README
+
+
+def test_the_code_of_the_readme_runs_as_it_stands(tmp_path):
+    code = "\n".join(re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.DOTALL))
+    assert code.count("\n") > 20
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "MPLBACKEND": "agg"}
+    options = {"cwd": tmp_path, "env": env, "capture_output": True, "text": True, "encoding": "utf-8"}
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], **options)
+    assert done.returncode == 0, done.stderr

@@ -272,10 +272,10 @@ Found = namedtuple("Found", "best table criterion")
 
 def found(criterion="bic", Ks=(1, 2, 3, 4), kinds=KINDS):
     """What select_mixture returns, with made-up numbers: each cell's differs."""
-    fields = [("covariance_type", "U9"), ("n_components", int), (criterion, float)]
+    fields = [("covariance_type", "U9"), ("n_components", int), (criterion, float), ("degenerate", bool)]
     values = 100 + 7.0 * np.random.default_rng(0).permutation(len(Ks) * len(kinds))
     cells = [(kind, K) for kind in kinds for K in Ks]
-    table = np.array([(*cell, value) for cell, value in zip(cells, values)], fields)
+    table = np.array([(*cell, value, False) for cell, value in zip(cells, values)], fields)
     order = np.argsort(values)
     return Found(None, table[order[::-1] if criterion == "held_out" else order], criterion)
 
@@ -311,7 +311,7 @@ def test_the_label_says_which_way_is_better(criterion, label, ax):
 
 def test_the_best_is_ringed_and_named(ax):
     selection = found()
-    kind, K, value = selection.table[0]
+    kind, K, value, _ = selection.table[0]
     lines = lines_of(plotting.plot_selection(selection, ax=ax))
     ring = lines.pop(f"best: {kind}, {K} ({value:g})")
     assert ring.get_xydata().tolist() == [[K, 0]]
@@ -319,9 +319,10 @@ def test_the_best_is_ringed_and_named(ax):
     assert ring.get_label() in [t.get_text() for t in ax.get_legend().get_texts()]
 
 
-def test_a_failed_fit_leaves_a_gap_in_its_line_alone(ax):
+@pytest.mark.parametrize(("field", "value"), [("bic", np.nan), ("degenerate", True)])
+def test_a_failed_or_degenerate_fit_leaves_a_gap_in_its_line_alone(ax, field, value):
     table = found().table
-    table["bic"][-3:] = np.nan
+    table[field][-3:] = value
     lines = lines_of(plotting.plot_selection(Found(None, table, "bic"), ax=ax))
     gaps = {(kind, K) for kind in KINDS for K, y in lines[kind].get_xydata() if np.isnan(y)}
     assert gaps == {(row["covariance_type"], row["n_components"]) for row in table[-3:]}

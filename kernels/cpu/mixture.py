@@ -543,7 +543,7 @@ def _spread_diag(r, w, first, at, R):
 
 @kernel("d3 d2 i1 i1 i1 d2 T2w")
 def _scatter(Q, scale, first, at, z, eps, X):
-    """x += L^-T eps in the gaps of each row, L L' = Q_mm of its component z: the filling becomes a draw of covariance C.
+    """x += L^-T eps in the gaps of each row, L L' = Q_mm of its component z: a filling becomes a draw of covariance C.
     Q (K,D,D) of unit diagonal, scale (K,D) as for `_fill`, which leaves first and at; z (N,), eps and X (N,D)."""
     D, T = X.shape[1], X.dtype.type
     L, u = np.empty((D, D)), np.empty(D)

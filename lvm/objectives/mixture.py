@@ -109,13 +109,14 @@ def shape(kind, K, D):
 
 class Mixture:
     """The bound of one data set. X (N,D) and w (N,) or (0,) of the kernel set k; R (D,) float64; gaps: has X NaN in it?
+    least (D,) or None: variances so small, given the columns before, that the M step takes them for a collapse.
 
     kind is a covariance type; "spherical" is "diag" with each component's variances averaged, which is its M step.
     """
 
     def __init__(self, k, kind, X, w, R, gaps=False):
         self.k, self.X, self.w, self.R, self.kind = k, X, w, np.ascontiguousarray(R, dtype=float), kind
-        self.gaps, self.dtype = gaps, X.dtype
+        self.gaps, self.dtype, self.least = gaps, X.dtype, None
         self._statistics = getattr(k.mixture, "statistics_" + ("diag" if kind == "spherical" else kind))
         self._maximise = getattr(k.mixture, f"maximise_{kind}")
 
@@ -165,6 +166,9 @@ class Mixture:
         Sigma = np.empty(shape(self.kind, K, D))
         p = Params(np.empty(K), np.empty((K, D)), Sigma, np.empty_like(Sigma), np.empty(K))
         self._maximise(s.S, s.mu, self.R, *p)
+        if self.least is not None:
+            factors = np.diagonal(p.P, axis1=-2, axis2=-1) if self.kind in ("full", "tied") else p.P
+            p.c[(factors**2 * self.least > 1).any(axis=-1)] = -np.inf
         return _sound(p)
 
     def gradient(self, s, p):
