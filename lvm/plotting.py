@@ -203,7 +203,7 @@ def plot_selection(selection, *, ax=None):
 
     selection: what `select_mixture` returned, or anything with its `table` (best first) and `criterion`. One line a
     covariance type; where a fit failed or is degenerate the line has a gap. A ring marks the best, which the legend
-    names. The height is the criterion less the best's, so that a close race can be seen beside mixtures far off: it is linear
+    names. The height is the criterion less the best's, so that a close race can be seen beside mixtures far off: linear
     up to 10 of BIC or ICL (more is "very strong" evidence, Kass & Raftery 1995) or 0.01 nats a held-out row, and
     logarithmic from there.
 
