@@ -258,7 +258,8 @@ class GaussianMixture(Estimator):
         where s are the sufficient statistics per row, which the mixture itself stands for, and an M step follows. With
         blocks of equal size eta is t^-0.7: later blocks count more than earlier ones, whose statistics come from older
         parameters, and eta falls fast enough for convergence (Cappé & Moulines 2009; Liang & Klein 2009). Works on
-        after `fit`, too, and after `save` and `lvm.load`.
+        after `fit`, too, and after `save` and `lvm.load`. Where components overlap much it takes many more rows to come
+        as close to the maximum as `fit`.
 
         lower_bound_ is the mean bound of this block under the mixture that had not yet seen it: an honest measure of
         how well rows to come are predicted. lower_bounds_ has this one number, and n_iter_ goes up by one.
@@ -311,7 +312,12 @@ class GaussianMixture(Estimator):
 
         def blocks():
             N = 0
-            for block in source():
+            made = source()
+            if not hasattr(made, "__iter__") or hasattr(made, "shape") or hasattr(made, "columns"):
+                raise TypeError(
+                    f"The function must give an iterable of blocks (n,D), a list say, got {type(made).__name__}."
+                )
+            for block in made:
                 x, w = block if isinstance(block, tuple) and len(block) == 2 else (block, None)
                 if np.shape(x)[:1] == (0,):
                     continue
@@ -607,20 +613,21 @@ class GaussianMixture(Estimator):
     # ------------------------------------------------------------------------------------------------ use
     def predict(self, X) -> np.ndarray:
         """The most probable component of each row: (N,) int64."""
-        return self._posterior(X, "labels")
+        return self._posterior(self._check_X(X), "labels")
 
     def predict_proba(self, X) -> np.ndarray:
         """Responsibilities, the probability of each component given the row: (N,K)."""
-        return self._posterior(X, "r")
+        return self._posterior(self._check_X(X), "r")
 
     def score_samples(self, X) -> np.ndarray:
         """log p(x) of each row, in nats: (N,). A density: it may be above 0."""
-        return self._posterior(X, "log_px")
+        return self._posterior(self._check_X(X), "log_px")
 
     def score(self, X, y=None, sample_weight=None) -> float:
         """Mean of log p(x) over the rows, weighted by sample_weight (N,), in nats per row: higher is better.
 
-        X may be a function of blocks here as in `fit`, and in `bic`, `aic` and `icl`."""
+        Rows of gaps alone do not count, as in `fit`. X may be a function of blocks here as there, and in `bic`, `aic`
+        and `icl`."""
         l, W, _ = self._totals(X, sample_weight)
         return float(l / W)
 
@@ -644,16 +651,20 @@ class GaussianMixture(Estimator):
         return float(-2 * (l + labels) + self._n_parameters() * np.log(W))
 
     def _totals(self, X, sample_weight, labels=False):
-        """Sums over rows of log p(x), of weights, and of log max_k p(k|x) where labels are asked for."""
+        """Sums over rows with anything observed of log p(x), of weights, and where asked for of log max_k p(k|x)."""
         blocks = self._check_blocks(X, sample_weight)[0]() if callable(X) else [(X, sample_weight)]
         l = W = certainty = 0.0
         for x, w in blocks:
-            log_px = self.score_samples(x)
-            w = check_sample_weight(None if np.size(w) == 0 else w, len(log_px))
+            x = self._check_X(x)
+            w = check_sample_weight(None if np.size(w) == 0 else w, len(x))
+            if not (seen := _seen(x)).all():
+                x, w = x[seen], None if w is None else w[seen]
             total = lambda a: a.sum(dtype=float) if w is None else np.dot(a.astype(float), w)  # noqa: B023
-            l, W = l + total(log_px), W + (len(log_px) if w is None else w.sum())
+            l, W = l + total(self._posterior(x, "log_px")), W + (len(x) if w is None else w.sum())
             if labels:
-                certainty += total(np.log(self.predict_proba(x).max(axis=1)))
+                certainty += total(np.log(self._posterior(x, "r").max(axis=1)))
+        if W == 0:
+            raise ValueError("X has nothing observed in it: its rows are all NaN.")
         return l, W, certainty
 
     def sample(self, n_samples=1) -> tuple[np.ndarray, np.ndarray]:
@@ -905,7 +916,6 @@ class GaussianMixture(Estimator):
         return of_covariances[self.covariance_type] + K * D + K - 1
 
     def _posterior(self, X, wanted):
-        X = self._check_X(X)
         self._check_type()
         k, kind, K = kernels.load(self.device), self.covariance_type, len(self.means_)
         mu, P, c = self._factors(X.dtype)
@@ -934,8 +944,12 @@ def _which(e):
 
 def _weight(X, w):
     """Sum of the weights w (N,) or (0,) of the rows with anything observed in them."""
-    chunks = (slice(a, a + 2**14) for a in range(0, len(X), 2**14))
-    return sum(float((w[c] if w.size else np.ones(len(X[c])))[~np.isnan(X[c]).all(axis=1)].sum()) for c in chunks)
+    return float(w[_seen(X)].sum() if w.size else np.count_nonzero(_seen(X)))
+
+
+def _seen(X):
+    """Which rows have anything observed in them (N,), found without an array as large as X."""
+    return np.concatenate([~np.isnan(X[a : a + 2**14]).all(axis=1) for a in range(0, len(X), 2**14)])
 
 
 def _moderate(w):

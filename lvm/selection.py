@@ -8,7 +8,7 @@ import numpy as np
 
 from .estimator import check_choice, check_int, check_random_state, check_sample_weight
 from .kernels import pool
-from .mixture import TYPES, GaussianMixture
+from .mixture import TYPES, GaussianMixture, _seen
 
 CRITERIA = ("bic", "icl", "held_out")
 _FIELDS = [
@@ -115,7 +115,11 @@ def select_mixture(
     rng = check_random_state(random_state)
     fold, parts = None, []
     if criterion == "held_out":
-        fold, parts = rng.permutation(np.arange(len(rows)) % n_folds), list(range(n_folds))
+        count = np.flatnonzero((w > 0) & _seen(rows))  # the others have no say, and go with the first
+        if len(count) < n_folds:
+            raise ValueError(f"n_folds = {n_folds} parts need as many rows with weight, got {len(count)}. Try fewer.")
+        fold, parts = np.zeros(len(rows), int), list(range(n_folds))
+        fold[count] = rng.permutation(np.arange(len(count)) % n_folds)
     jobs = [(cell, part, int(rng.integers(2**32))) for cell in range(len(cells)) for part in (None, *parts)]
     jobs.sort(key=lambda job: -cells[job[0]][1])  # long ones first, so that no thread is left alone at the end
     found: dict = {}
@@ -146,7 +150,7 @@ def select_mixture(
             row["n_parameters"] = model._n_parameters()
             row["log_likelihood"] = model.score(X, sample_weight=w) * w.sum()
             row["bic"], row["icl"] = model.bic(X, w), model.icl(X, w)
-        if parts and all((cell, part) in found for part in parts):
+        if parts and all((cell, part) in found for part in (None, *parts)):
             unseen = ((found[cell, part][0], fold == part) for part in parts)
             row["held_out"] = (
                 sum(m.score(rows[out], sample_weight=w[out]) * w[out].sum() for m, out in unseen) / w.sum()

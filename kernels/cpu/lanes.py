@@ -1,13 +1,12 @@
 """A few numbers side by side in one vector register: for work on many small matrices of one size at once.
 
-    v = get(A, i)           # row i of A (n, LANES): LANES numbers, which add, subtract, multiply element by element
-    put(A, i, v - get(B, j) * get(C, k))
+    v = get(A, i)                                  # row i of A (n, LANES): LANES numbers
+    put(A, i, less(v, get(B, j), get(C, k)))       # v - b c, number by number; more(v, b, c) is v + b c
 
-A loop over so short a length would be unrolled to one number after the other before LLVM's loop vectoriser sees it,
-and Numba leaves LLVM's other vectoriser off. Uncompiled, lanes are NumPy arrays.
+They are functions, since overloads of `+` would slow the typing of everybody's jitted code down. A loop over so short a
+length would be unrolled to one number after the other before LLVM's loop vectoriser sees it, and Numba leaves LLVM's
+other vectoriser off. Uncompiled, lanes are NumPy arrays.
 """
-
-import operator
 
 import numpy as np
 from llvmlite import ir
@@ -74,15 +73,25 @@ def _splat(typing, x):
     return _lanes(float64), lambda context, builder, signature, args: _splatted(builder, args[0])
 
 
-def _binary(name):
+def _multiply_add(name):
     @intrinsic
-    def op(typing, a, b):
+    def op(typing, v, a, b):
         def code(context, builder, signature, args):
-            return getattr(builder, name)(*args, flags=("contract",))
+            v, a, b = args
+            product = builder.fmul(a, b, flags=("contract",))  # a fused multiply-add where the processor has one
+            return getattr(builder, name)(v, product, flags=("contract",))
 
-        return _lanes(_lanes, _lanes), code
+        return _lanes(_lanes, _lanes, _lanes), code
 
     return op
+
+
+_more, _less = _multiply_add("fadd"), _multiply_add("fsub")
+
+
+@intrinsic
+def _times(typing, a, b):
+    return _lanes(_lanes, _lanes), lambda context, builder, signature, args: builder.fmul(*args)
 
 
 @intrinsic
@@ -113,6 +122,21 @@ def splat(x):
     return np.full(LANES, x)
 
 
+def more(v, a, b):
+    """v + a b"""
+    return v + a * b
+
+
+def less(v, a, b):
+    """v - a b"""
+    return v - a * b
+
+
+def times(a, b):
+    """a b"""
+    return a * b
+
+
 def inverse_root(v, least):
     """1 / sqrt(max(v, least)); NaN counts as `least`."""
     return 1 / np.sqrt(np.where(v > least, v, least))
@@ -133,20 +157,21 @@ def _(x):
     return lambda x: _splat(x)
 
 
+@_overloaded(more)
+def _(v, a, b):
+    return lambda v, a, b: _more(v, a, b)
+
+
+@_overloaded(less)
+def _(v, a, b):
+    return lambda v, a, b: _less(v, a, b)
+
+
+@_overloaded(times)
+def _(a, b):
+    return lambda a, b: _times(a, b)
+
+
 @_overloaded(inverse_root)
 def _(v, least):
     return lambda v, least: _inverse_root(v, least)
-
-
-def _operator(python, name):
-    op = _binary(name)
-
-    @_overloaded(python)
-    def _(a, b):
-        if isinstance(a, _Lanes) and isinstance(b, _Lanes):
-            return lambda a, b: op(a, b)
-
-
-for _name in ("add", "sub", "mul"):
-    _operator(getattr(operator, _name), f"f{_name}")
-    _operator(getattr(operator, f"i{_name}"), f"f{_name}")

@@ -34,7 +34,7 @@ import numpy as np
 from .. import pool
 from ..jit import FAST, kernel
 from ..shared.scalar import exp, is_float32, log, shared
-from .lanes import LANES, get, inverse_root, put, splat
+from .lanes import LANES, get, inverse_root, less, more, put, splat, times
 
 TILE = 128  # rows of a tile: long enough to pay for its sums, short enough for the nearest caches
 WAVE = 64  # blocks whose partial sums are held at once
@@ -67,20 +67,20 @@ def _normalise(q, c, top, total, log_px):
         log_px[s] = top[s] + log(total[s])
 
 
-@kernel("T2 d1 T2 T3 T1 i1 i1 d2 d2 d1w d2w d3w d1w T1w T2w", fastmath=FAST)
-def _e_step_full(X, w, mu, P, c, first, at, f, q0, S0, S1, S2, l, log_px, r):
+@kernel("T2 d1 T2 T3 T1 i1 i1 d2 d1w d2w d3w d1w T1w T2w", fastmath=FAST)
+def _e_step_full(X, w, mu, P, c, first, at, f, S0, S1, S2, l, log_px, r):
     """r_k = softmax_k(c_k - |P_k (x - mu_k)|²/2): adds to S0, S1, S2, l of the module docstring, fills log_px, r.
 
     X (N,D), w (N,) or (0,), mu (K,D), P (K,Q,Q) padded with zeros to a multiple of 4, so that loops by fours need no
     remainder, c (K,)  ->  S0 (K,), S1 (K,D), S2 (K,D,D), l (1,), log_px (N,), r (N,K); of size 0 what is not wanted.
-    first, at, f, q0: the gaps as `_fill` leaves them, of size 0 when there are none; X has any number in them."""
+    first, at, f: the gaps as `_fill` leaves them, of size 0 when there are none; X has any number in them."""
     T = X.dtype.type
     (K, D), Q = mu.shape, P.shape[1]
-    XT, Y, V = np.empty((D, TILE), X.dtype), np.empty((Q, TILE), X.dtype), np.empty((4, TILE), X.dtype)
+    XT, Y, V = np.empty((D, TILE), X.dtype), np.empty((Q + 1, TILE), X.dtype), np.empty((4, TILE), X.dtype)
     q, A, G = np.empty((K, TILE), X.dtype), np.empty((4, TILE), X.dtype), np.empty((4, 4), X.dtype)
     top, total, lp, wt = A[0], A[1], A[2], A[3]
-    cells, lo, hi = Y.reshape(Q * TILE), 0, 0
-    for d in range(D, Q):
+    cells, lo, hi = Y.reshape(Y.size), 0, 0
+    for d in range(D, Q + 1):
         for s in range(TILE):
             Y[d, s] = T(0)
     for n0 in range(0, len(X), TILE):
@@ -99,9 +99,7 @@ def _e_step_full(X, w, mu, P, c, first, at, f, q0, S0, S1, S2, l, log_px, r):
             for e in range(lo, hi):
                 cells[at[e]] = T(f[e, k])
             for s in range(TILE):
-                q[k, s] = T(0)
-            for s in range(m if q0.size else 0):
-                q[k, s] = T(q0[n0 + s, k])
+                q[k, s] = Y[Q, s]  # 0, or -2 h
             for i in range(0, D, 2):  # P Y, two rows by four columns at a time: six loads, two stores, eight products
                 for s in range(TILE):
                     V[0, s] = T(0)
@@ -308,13 +306,15 @@ def _e_step_tied(X, w, mu, P, v, c, S0, S1, S2, l, both, log_px, r):
 
 
 @kernel("T2 d1 T2 T2 T1 i1 i1 d2 d1w d2w d2w d1w T1w T2w", fastmath=FAST)
-def _e_step_diag(X, w, mu, P, c, first, at, q0, S0, S1, S2, l, log_px, r):
-    """As _e_step_full, with P (K,D) one over standard deviations and S2 (K,D). A gap is filled with the mean, f = 0."""
+def _e_step_diag(X, w, mu, P, c, first, at, f, S0, S1, S2, l, log_px, r):
+    """As _e_step_full, with P (K,D) one over standard deviations and S2 (K,D). f has the mean where there is a gap."""
     T = X.dtype.type
     K, D = mu.shape
-    XT, q, A = np.empty((D, TILE), X.dtype), np.empty((K, TILE), X.dtype), np.empty((4, TILE), X.dtype)
+    XT, q, A = np.empty((D + 1, TILE), X.dtype), np.empty((K, TILE), X.dtype), np.empty((4, TILE), X.dtype)
     top, total, lp, wt = A[0], A[1], A[2], A[3]
-    cells, lo, hi = XT.reshape(D * TILE), 0, 0
+    cells, lo, hi = XT.reshape(XT.size), 0, 0
+    for s in range(TILE):
+        XT[D, s] = T(0)
     for n0 in range(0, len(X), TILE):
         m = len(X) - n0 if len(X) - n0 < TILE else TILE
         if first.size:
@@ -325,11 +325,9 @@ def _e_step_diag(X, w, mu, P, c, first, at, q0, S0, S1, S2, l, log_px, r):
                 XT[d, s] = X[n, d]
         for k in range(K):
             for e in range(lo, hi):
-                cells[at[e]] = mu[k, at[e] // TILE]
+                cells[at[e]] = T(f[e, k])
             for s in range(TILE):
-                q[k, s] = T(0)
-            for s in range(m if q0.size else 0):
-                q[k, s] = T(q0[n0 + s, k])
+                q[k, s] = XT[D, s]  # 0, or -2 h
             for d in range(D):
                 v, p = mu[k, d], P[k, d]
                 for s in range(TILE):
@@ -360,16 +358,16 @@ def _e_step_diag(X, w, mu, P, c, first, at, q0, S0, S1, S2, l, log_px, r):
             if g == 0:
                 continue
             for e in range(lo, hi):
-                cells[at[e]] = mu[k, at[e] // TILE]
+                cells[at[e]] = T(f[e, k])
             for d in range(D):
-                v, f, h = mu[k, d], T(0), T(0)
+                v, s1, s2 = mu[k, d], T(0), T(0)
                 for s in range(TILE):
                     y = XT[d, s] - v
                     u = q[k, s] * y
-                    f += u
-                    h += u * y
-                S1[k, d] += f
-                S2[k, d] += h
+                    s1 += u
+                    s2 += u * y
+                S1[k, d] += s1
+                S2[k, d] += s2
 
 
 # ---------------------------------------------------------------------------------------- rows with gaps
@@ -396,27 +394,29 @@ def _factor(Q, cols, m, L):
         for j in range(i):
             v = get(Q, row + cols[j])
             for p in range(j):
-                v -= get(L, i * D + p) * get(L, j * D + p)
-            put(L, i * D + j, v * get(L, j * D + j))
+                v = less(v, get(L, i * D + p), get(L, j * D + p))
+            put(L, i * D + j, times(v, get(L, j * D + j)))
         v = splat(1.0)
         for p in range(i):
             a = get(L, i * D + p)
-            v -= a * a
+            v = less(v, a, a)
         put(L, i * D + i, inverse_root(v, 4e-16))
 
 
-@kernel("T2w d3 d3 d3 d3 d3 i1w i1w d3w d3w", fastmath={"contract"})
-def _fill(X, mu, root, scale, h, Q, first, at, f, q0):
+@kernel("T2w d3 d3 d3 d3 d3 i1w i1w d3w", fastmath={"contract"})
+def _fill(X, mu, root, scale, h, Q, first, at, f):
     """f and -2 h of the module docstring for rows X (N,D) that have gaps, rows with the same ones next to each other.
 
     Of K components, LANES at a time, G LANES >= K: mu (G,D,LANES); root, of the diagonal of Q; scale = 1 / root;
-    h = 2 log root - log 2pi; Q (G,D D,LANES) divided by root root', so that its diagonal is 1. The gaps of row n are
-    the numbers first[n] .. first[n+1] (first: (N+1,)): of such a gap e, at[e] = column TILE + n % TILE, and f
-    (.,G,LANES) are its fillings less the means; q0 (N,G,LANES) is -2 h. What stood in X at a gap becomes 0."""
+    h = 2 log root - log 2pi; Q (G,D D,LANES) divided by root root', so that its diagonal is 1.
+
+    The gaps of row n are the numbers first[n] .. first[n+1] - 2 (first: (N+1,)): of such a gap e, at[e] is the cell,
+    column TILE + n % TILE, and f (.,G,LANES) are its fillings less the means. The row's last number is that of a cell
+    behind its last column, rounded up to a multiple of 4: there f is -2 h. What stood in X at a gap becomes 0."""
     (N, D), T, G = X.shape, X.dtype.type, Q.shape[0]
     cols, L, y = np.empty(D, np.int64), np.empty((D * D, LANES)), np.empty((D, LANES))
-    products = np.empty((N * G, LANES))
-    sums, fills, n, e = q0.reshape(N * G, LANES), f.reshape(f.shape[0] * G, LANES), 0, 0
+    products, fills, n, e = np.empty((N * G, LANES)), f.reshape(f.shape[0] * G, LANES), 0, 0
+    behind = (D + 3) // 4 * 4 * TILE
     while n < N:
         m, last, same = 0, n + 1, True
         for d in range(D):  # the gaps of row n to the front of cols, the other columns behind them, last ones first
@@ -430,47 +430,53 @@ def _fill(X, mu, root, scale, h, Q, first, at, f, q0):
         for g in range(G):
             Qg, mug, rootg, scaleg = Q[g], mu[g], root[g], scale[g]
             _factor(Qg, cols, m, L)
-            logs, pivots = splat(0.0), splat(1.0)
+            logs, pivots, one = splat(0.0), splat(1.0), splat(1.0)
             for i in range(m):
-                logs += get(h[g], cols[i])
-                pivots *= get(L, i * D + i)
+                logs = more(logs, get(h[g], cols[i]), one)
+                pivots = times(pivots, get(L, i * D + i))
                 if i % 16 == 15:  # a product of 16 pivots is in range, one of more may not be
                     put(y, 0, pivots)
                     for l in range(LANES):
                         y[0, l] = -2 * log(y[0, l])
-                    logs += get(y, 0)
-                    pivots = splat(1.0)
+                    logs = more(logs, get(y, 0), one)
+                    pivots = one
             for row in range(n, last):
-                put(sums, row * G + g, logs)
+                start = e + (row - n) * (m + 1)
+                put(fills, (start + m) * G + g, logs)
                 put(products, row * G + g, pivots)
                 for j in range(m, D):
                     d = cols[j]
-                    put(y, j, (splat(np.float64(X[row, d])) - get(mug, d)) * get(rootg, d))
+                    put(y, j, times(less(splat(np.float64(X[row, d])), get(mug, d), one), get(rootg, d)))
                 for i in range(m):  # L z = -Q_mo y_o
                     v, at_i = splat(0.0), cols[i] * D
                     for j in range(m, D):
-                        v -= get(Qg, at_i + cols[j]) * get(y, j)
+                        v = less(v, get(Qg, at_i + cols[j]), get(y, j))
                     for p in range(i):
-                        v -= get(L, i * D + p) * get(y, p)
-                    put(y, i, v * get(L, i * D + i))
+                        v = less(v, get(L, i * D + p), get(y, p))
+                    put(y, i, times(v, get(L, i * D + i)))
                 for i in range(m - 1, -1, -1):  # L' f = z
                     v = get(y, i)
                     for p in range(i + 1, m):
-                        v -= get(L, p * D + i) * get(y, p)
-                    v *= get(L, i * D + i)
-                    put(y, i, v)
-                    put(fills, (e + (row - n) * m + i) * G + g, v * get(scaleg, cols[i]))
+                        v = less(v, get(L, p * D + i), get(y, p))
+                    put(y, i, times(v, get(L, i * D + i)))
+                    put(fills, (start + i) * G + g, times(get(y, i), get(scaleg, cols[i])))
         for row in range(n, last):
             first[row] = e
             for i in range(m):
                 at[e] = cols[i] * TILE + row % TILE
                 X[row, cols[i]] = T(0)
                 e += 1
+            at[e] = behind + row % TILE
+            e += 1
         n = last
     first[N] = e
-    total, product = q0.reshape(q0.size), products.reshape(q0.size)
-    for i in range(total.size):
-        total[i] -= 2 * log(product[i])
+    product = products.reshape(products.size)
+    for i in range(product.size):
+        product[i] = -2 * log(product[i])
+    for row in range(N):
+        for g in range(G):
+            i = (first[row + 1] - 1) * G + g
+            put(fills, i, more(get(fills, i), get(products, row * G + g), splat(1.0)))
 
 
 @kernel("T2 d1 i1 i1 d3 d3w", fastmath={"contract"})
@@ -480,11 +486,11 @@ def _spread(r, w, first, at, Q, S2):
     (N, K), D = r.shape, round(math.sqrt(Q.shape[1]))
     cols, L, R, n = np.empty(D, np.int64), np.empty((D * D, LANES)), np.empty((1, LANES)), 0
     while n < N:
-        e, m, last, same = first[n], first[n + 1] - first[n], n + 1, True
+        e, m, last, same = first[n], first[n + 1] - first[n] - 1, n + 1, True
         for i in range(m):
             cols[i] = at[e + i] // TILE
         while last < N and same:
-            same = first[last + 1] - first[last] == m
+            same = first[last + 1] - first[last] == m + 1
             for i in range(m if same else 0):
                 same &= at[first[last] + i] // TILE == cols[i]
             last += same
@@ -500,33 +506,39 @@ def _spread(r, w, first, at, Q, S2):
                 for i in range(j + 1, m):
                     v = splat(0.0)
                     for p in range(j, i):
-                        v -= get(L, i * D + p) * get(L, p * D + j)
-                    put(L, i * D + j, v * get(L, i * D + i))
+                        v = less(v, get(L, i * D + p), get(L, p * D + j))
+                    put(L, i * D + j, times(v, get(L, i * D + i)))
             for i in range(m):
                 for j in range(i + 1):
                     v = splat(0.0)
                     for p in range(i, m):
-                        v += get(L, p * D + i) * get(L, p * D + j)
+                        v = more(v, get(L, p * D + i), get(L, p * D + j))
                     at_ij = cols[i] * D + cols[j]
-                    put(S, at_ij, get(S, at_ij) + total * v)
+                    put(S, at_ij, more(get(S, at_ij), total, v))
         n = last
 
 
-@kernel("T2w d2 i1w i1w d2w")
-def _fill_diag(X, h, first, at, q0):
-    """As _fill, of diagonal covariances: f = 0; q0 (N,K) is the sum of h (D,K) = 2 log P - log 2pi over the gaps."""
-    (N, D), K, T, e = X.shape, q0.shape[1], X.dtype.type, 0
+@kernel("T2w d2 d2 i1w i1w d2w")
+def _fill_diag(X, mu, h, first, at, f):
+    """As _fill, of diagonal covariances, but f (.,K) are the means mu (D,K) themselves, and -2 h, the sum of h (D,K) =
+    2 log P - log 2pi over the gaps, stands right behind the last column."""
+    (N, D), K, T, e = X.shape, f.shape[1], X.dtype.type, 0
     for n in range(N):
-        first[n] = e
+        first[n], last = e, e
+        for d in range(D):
+            last += X[n, d] != X[n, d]
         for k in range(K):
-            q0[n, k] = 0
+            f[last, k] = 0
         for d in range(D):
             if X[n, d] != X[n, d]:
                 X[n, d] = T(0)
                 at[e] = d * TILE + n % TILE
-                e += 1
                 for k in range(K):
-                    q0[n, k] += h[d, k]
+                    f[e, k] = mu[d, k]
+                    f[last, k] += h[d, k]
+                e += 1
+        at[e] = D * TILE + n % TILE
+        e += 1
     first[N] = e
 
 
@@ -535,7 +547,7 @@ def _spread_diag(r, w, first, at, R):
     """R (D,K) += sum_n w r over the rows with a gap in that column.   r (N,K), w (N,) or (0,)"""
     for n in range(len(r)):
         weight = w[n] if w.size else 1.0
-        for e in range(first[n], first[n + 1]):
+        for e in range(first[n], first[n + 1] - 1):
             d = at[e] // TILE
             for k in range(r.shape[1]):
                 R[d, k] += weight * r[n, k]
@@ -548,7 +560,7 @@ def _scatter(Q, scale, first, at, z, eps, X):
     D, T = X.shape[1], X.dtype.type
     L, u = np.empty((D, D)), np.empty(D)
     for n in range(len(X)):
-        k, e, m = z[n], first[n], first[n + 1] - first[n]
+        k, e, m = z[n], first[n], first[n + 1] - first[n] - 1
         for i in range(m):
             for j in range(i + 1):
                 v = Q[k, at[e + i] // TILE, at[e + j] // TILE]
@@ -587,12 +599,12 @@ def _parts(S, K, D, shape):
     return S[:K], S[K : K + K * D].reshape(K, D), S[K + K * D : -1].reshape(shape), S[-1:]
 
 
-NO_GAPS = np.empty(0, np.int64), np.empty(0, np.int64), np.empty((0, 0)), np.empty((0, 0))
+NO_GAPS = np.empty(0, np.int64), np.empty(0, np.int64), np.empty((0, 0))
 
 
 def _room(X):
     """first and at for the gaps of X."""
-    return np.empty(len(X) + 1, np.int64), np.empty(np.count_nonzero(np.isnan(X)), np.int64)
+    return np.empty(len(X) + 1, np.int64), np.empty(np.count_nonzero(np.isnan(X)) + len(X), np.int64)
 
 
 def _full(mu, P, c, gaps):
@@ -610,9 +622,9 @@ def _full(mu, P, c, gaps):
 
     def fill(X):
         first, at = _room(X)
-        f, q0 = np.empty((len(at), G, LANES)), np.empty((len(X), G, LANES))
-        _fill(X, *lanes, first, at, f, q0)
-        return first, at, f.reshape(-1, G * LANES), q0.reshape(-1, G * LANES)
+        f = np.empty((len(at), G, LANES))
+        _fill(X, *lanes, first, at, f)
+        return first, at, f.reshape(-1, G * LANES)
 
     def spread(r, w, first, at, S2):
         C = np.zeros(lanes[-1].shape)
@@ -663,17 +675,17 @@ def _diag(mu, P, c, gaps):
     K, D = mu.shape
 
     def step(X, w, S, log_px, r, gaps=NO_GAPS):
-        first, at, _, q0 = gaps
-        _e_step_diag(X, w, mu, P, c, first, at, q0, *_parts(S, K, D, (K, D)), log_px, r)
+        _e_step_diag(X, w, mu, P, c, *gaps, *_parts(S, K, D, (K, D)), log_px, r)
 
     if not gaps:
         return step
-    h = np.ascontiguousarray(2 * np.log(P.T.astype(float)) - np.log(2 * np.pi))
+    means, h = (np.ascontiguousarray(a.T, float) for a in (mu, 2 * np.log(P.astype(float)) - np.log(2 * np.pi)))
 
     def fill(X):
-        (first, at), q0 = _room(X), np.empty((len(X), K))
-        _fill_diag(X, h, first, at, q0)
-        return first, at, np.broadcast_to(0.0, (len(at), K)), q0
+        (first, at) = _room(X)
+        f = np.empty((len(at), K))
+        _fill_diag(X, means, h, first, at, f)
+        return first, at, f
 
     def spread(r, w, first, at, S2):
         R = np.zeros((D, K))
@@ -686,7 +698,7 @@ def _diag(mu, P, c, gaps):
 class _ByPattern:
     """A step for rows of which some have gaps: complete ones take `step`, the others `rest`, sorted by their gaps.
 
-    fill(X) gives first, at, f and q0 of rows with gaps; spread(r, w, first, at, S2) adds sum_n w r C to S2."""
+    fill(X) gives first, at and f of rows with gaps; spread(r, w, first, at, S2) adds sum_n w r C to S2."""
 
     def __init__(self, step, fill, spread, K, D):
         self.step, self.fill, self.spread, self.K, self.D = step, fill, spread, K, D
@@ -713,8 +725,8 @@ class _ByPattern:
 
     def rest(self, X, w, S, log_px, r):
         K, D = self.K, self.D
-        first, at, _, _ = gaps = self.fill(X)
-        nothing = np.diff(first) == D
+        first, at, _ = gaps = self.fill(X)
+        nothing = np.diff(first) == D + 1
         if S.size:
             w = np.where(nothing, 0.0, w if w.size else 1.0) if nothing.any() else w
             r = np.empty((len(X), K), X.dtype)
@@ -815,9 +827,10 @@ def posterior_diag(X, mu, P, c, log_px, labels, r, gaps=False):
 
 
 # ---------------------------------------------------------------------------------------- gaps filled in
-def _impute(step, scatter, mu, X, u, eps, out):
-    """Blocks of rows: means over components, or a component drawn by u and then what `scatter` adds to its filling."""
-    K = len(mu)
+def _impute(step, scatter, mu, base, X, u, eps, out):
+    """Blocks of rows: means over components, or a component drawn by u and then what `scatter` adds to its filling.
+    base (K,D): what f is to be added to."""
+    K, D = mu.shape
 
     def run(b):
         at = slice(b * MANY, (b + 1) * MANY)
@@ -825,14 +838,15 @@ def _impute(step, scatter, mu, X, u, eps, out):
         out_b[:] = X_b
         for some in step.split(X_b)[1]:
             x, r = X_b.take(some, axis=0), np.empty((len(some), K), X.dtype)
-            first, cells, f, _ = gaps = step.fill(x)
+            first, cells, f = gaps = step.fill(x)
             step.step(x, np.empty(0), np.empty(0), np.empty(0, X.dtype), r, gaps)
-            n, d = np.repeat(np.arange(len(x)), np.diff(first)), cells // TILE
+            e = np.flatnonzero(cells < D * TILE)  # without the numbers of h
+            n, d = np.repeat(np.arange(len(x)), np.diff(first))[e], cells[e] // TILE
             if eps.size == 0:
-                x[n, d] = (r[n] * (mu.T[d] + f[:, :K])).sum(axis=1)
+                x[n, d] = (r[n] * (base.T[d] + f[e, :K])).sum(axis=1)
             else:
                 z = np.minimum((r.cumsum(axis=1) < u_b[some, None]).sum(axis=1), K - 1)
-                x[n, d] = mu[z[n], d] + f[np.arange(len(f)), z[n]]
+                x[n, d] = base[z[n], d] + f[e, z[n]]
                 scatter(first, cells, z, eps_b[some], x)
             out_b[some] = x
 
@@ -843,7 +857,7 @@ def impute_full(X, mu, P, c, u, eps, out):
     """out (N,D): X with its gaps filled, by E[x_m|x_o] = sum_k r_k (mu_k + f_k) where u and eps have size 0, else by a
     draw from p(x_m|x_o) that uniform u (N,) and normal eps (N,D), float64, decide.   mu (K,D), P (K,D,D), c (K,)."""
     Q, scale = _unit(P)
-    _impute(_full(mu, P, c, True), functools.partial(_scatter, Q, scale), mu, X, u, eps, out)
+    _impute(_full(mu, P, c, True), functools.partial(_scatter, Q, scale), mu, mu, X, u, eps, out)
 
 
 def impute_tied(X, mu, P, c, u, eps, out):
@@ -855,10 +869,11 @@ def impute_diag(X, mu, P, c, u, eps, out):
     """As impute_full, with P (K,D)."""
 
     def scatter(first, cells, z, eps, x):
-        n, d = np.repeat(np.arange(len(x)), np.diff(first)), cells // TILE
+        e = np.flatnonzero(cells < mu.shape[1] * TILE)
+        n, d = np.repeat(np.arange(len(x)), np.diff(first))[e], cells[e] // TILE
         x[n, d] += eps[n, d] / P[z[n], d]
 
-    _impute(_diag(mu, P, c, True), scatter, mu, X, u, eps, out)
+    _impute(_diag(mu, P, c, True), scatter, mu, np.zeros_like(mu), X, u, eps, out)
 
 
 # ---------------------------------------------------------------------------------------- M step, always float64
