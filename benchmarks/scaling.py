@@ -84,7 +84,7 @@ def main():
         given(1).fit(X[:1000])  # compiles
         for N in sizes:
             some = X[:N]
-            few, more = (2, 2 + max(2, 400_000 // N))
+            few, more = 2, 2 + max(4, 4_000_000 // N)
             step = [seconds(lambda: given(more).fit(some)) - seconds(lambda: given(few).fit(some)) for _ in range(3)]  # noqa: B023
             step = sorted(step)[1] / (more - few)
             with Memory() as memory:

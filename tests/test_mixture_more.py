@@ -1,5 +1,6 @@
 """Around a mixture's fit: criteria, slopes, standard errors, model choice, and data that come in blocks."""
 
+import copy
 import itertools
 import warnings
 
@@ -297,6 +298,22 @@ def test_standard_errors_at_a_saddle_are_refused(kind):
     assert_allclose(model.means_[0], model.means_[1], rtol=1e-6)
     with pytest.raises(NumericalError, match="not at a maximum"):
         model.standard_errors(X)
+
+
+def test_standard_errors_are_those_of_a_bootstrap():
+    """Old Faithful, two components: 400 samples of its rows, with replacement; and 400 from the mixture itself."""
+    X, r = load_faithful(), rng(5)
+    model = GaussianMixture(2, reg_covar=0, tol=1e-10, max_iter=5000, random_state=0).fit(X)
+    start = {"weights_init": model.weights_, "means_init": model.means_, "precisions_init": model.precisions_}
+    again = GaussianMixture(2, reg_covar=0, tol=1e-7, **start)
+    model.set_params(random_state=r)
+    draws = {True: lambda: X[r.integers(len(X), size=len(X))], False: lambda: model.sample(len(X))[0]}
+    for robust, draw in draws.items():
+        fits = [copy.copy(again).fit(draw()) for _ in range(400)]
+        for name, error in model.standard_errors(X, robust=robust).items():
+            assert_allclose(
+                error, np.std([getattr(m, name) for m in fits], axis=0), rtol=0.15, err_msg=f"{name} {robust}"
+            )
 
 
 # ------------------------------------------------------------------------------------------------ model choice
