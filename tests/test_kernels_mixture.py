@@ -601,4 +601,5 @@ def test_check_rev_passes_a_true_adjoint_and_names_a_false_one():
         check_rev(planar, lambda *a: (planar_rev(*a)[0], np.zeros(1), 0.0, None), args, rng(1))
     with pytest.raises(AssertionError, match="gives 2 adjoints for 4 arguments"):
         check_rev(planar, lambda *a: planar_rev(*a)[:2], args, rng(1))
-    check_rev(lambda x: np.sin(x), lambda x, b: b * np.cos(x), (r.standard_normal(5),), rng(2))  # one argument, one result
+    one = r.standard_normal(5)  # one argument, one result
+    check_rev(lambda x: np.sin(x), lambda x, b: b * np.cos(x), (one,), rng(2))
