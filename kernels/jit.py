@@ -7,7 +7,7 @@ A word is a type, its number of dimensions, and `w` where the kernel writes. T i
 array of the call has it; d float64, i int64, u uint64 whatever T is. Arrays are C-contiguous; read-only ones (memory
 maps) are taken everywhere but at a `w`. The first call with float32 arrays compiles the float32 variant and no other.
 
-numba's own `cache=True` raises at import where nothing is writable, dies on a damaged file, and misses edits in other
+numba's own file cache raises at import where nothing is writable, dies on a damaged file, and misses edits in other
 files and in its own flags. Here any trouble with the cache falls back to compiling in memory, with one warning.
 """
 

@@ -26,9 +26,7 @@ TYPES = ("full", "tied", "diag", "spherical")
 STARTS = ("k-means++", "kmeans", "random_from_data", "random")
 REPAIRS = 3  # of collapsed components, a start
 TRIES, SHORT, FEW = 5, 10, 2**12  # sets of seeds, and the EM steps on so many rows after which the best is chosen
-FORGETTING = (
-    0.7  # partial_fit: the power of a block's part of the weight seen so far that is its part in the statistics
-)
+FORGETTING = 0.7  # partial_fit: eta is this power of a block's part of the weight seen so far
 LEAST = 1e-20  # of the columns' variance: less is a collapse, which gaps make gradual
 HARD = 0.01  # standard deviation, in units of the columns' own, at which responsibilities are as good as 0 or 1
 

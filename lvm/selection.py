@@ -111,11 +111,11 @@ def select_mixture(
         make(cell)._check_params()
     rows, _ = make(0)._check_fit_X(X, min_samples=2)
     w = check_sample_weight(sample_weight, len(rows))
-    w = np.ones(len(rows)) if w is None else w
+    w = np.where(_seen(rows), 1.0 if w is None else w, 0.0)  # rows of gaps alone count nowhere
     rng = check_random_state(random_state)
     fold, parts = None, []
     if criterion == "held_out":
-        count = np.flatnonzero((w > 0) & _seen(rows))  # the others have no say, and go with the first
+        count = np.flatnonzero(w)  # the others have no say, and go with the first
         if len(count) < n_folds:
             raise ValueError(f"n_folds = {n_folds} parts need as many rows with weight, got {len(count)}. Try fewer.")
         fold, parts = np.zeros(len(rows), int), list(range(n_folds))

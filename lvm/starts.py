@@ -37,9 +37,8 @@ def rows(blocks, rng) -> tuple[Rows, int, float]:
     N, W, mean, constant, seen, dtype = _means(blocks)
     D = len(mean)
     n = min(LARGEST, max(2**21 // D, 2**12)) if N > LARGEST else None
-    at = (
-        None if n is None else (np.arange(n) + rng.random(n)) / n * W
-    )  # one draw in each of n equal parts of the weight
+    # one draw in each of n equal parts of the weight
+    at = None if n is None else (np.arange(n) + rng.random(n)) / n * W
     var, cumulated, taken, kept, weights = np.zeros(D), 0.0, 0, [], []
     with np.errstate(over="ignore", invalid="ignore", under="ignore"):
         for X, w in _chunks_of(blocks):

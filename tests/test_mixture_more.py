@@ -350,6 +350,19 @@ def test_old_faithful_is_three_components_of_one_covariance_by_bic():
     assert "2314.3" in text[1]
 
 
+@pytest.mark.parametrize("criterion", ["bic", "held_out"])
+def test_rows_of_gaps_alone_do_not_count_in_the_table(criterion):
+    X = holed(clouds(90, 2, apart=3.0), part=0.2)
+    lost = np.isnan(X).all(1)
+    assert lost.any()
+    found = select_mixture(X, [1, 2], ["full"], criterion=criterion, n_folds=2, random_state=0)
+    l, n = found.best.score_samples(X[~lost]).sum(), found.table["n_parameters"][0]
+    assert_allclose(found.table["log_likelihood"][0], l, rtol=1e-12)
+    assert_allclose(found.table["bic"][0], -2 * l + n * np.log((~lost).sum()), rtol=1e-12)
+    same = select_mixture(X[~lost], [1, 2], ["full"], criterion=criterion, n_folds=2, random_state=0)
+    assert_allclose(same.table["held_out"], found.table["held_out"], rtol=1e-6)
+
+
 def assert_same_selection(a, b, rtol=0.0):
     for name in FIELDS[:-1]:
         if a.table[name].dtype == float:

@@ -34,7 +34,7 @@ class _Model(models.PrimitiveModel):
 
 
 def _overloaded(f):
-    """Let compiled code take `f` by the intrinsic that `of(*types)` gives."""
+    """Decorator: what compiled code takes for `f`, inlined."""
     return overload(f, jit_options={"forceinline": True, "fastmath": {"contract"}})
 
 
