@@ -11,6 +11,7 @@ from reference import (
     mixture_em_step,
     mixture_expected_bound,
     mixture_factors,
+    mixture_gaps_statistics,
     mixture_m_step,
     mixture_statistics,
 )
@@ -36,6 +37,8 @@ def rng(seed=0):
 
 class Problem:
     """A mixture of well-shaped components, rows X from it, weights w with a third of them zero."""
+
+    gaps = False
 
     def __init__(self, kind, K, D, N, T=np.float64, seed=0, reg=0.1):
         r = rng([seed, K, D, N])
@@ -65,19 +68,19 @@ class Problem:
         return P.astype(self.T), c.astype(self.T)
 
     def objective(self, k, w=None):
-        return Mixture(k, self.kind, self.X, np.empty(0) if w is None else w, self.R)
+        return Mixture(k, self.kind, self.X, np.empty(0) if w is None else w, self.R, self.gaps)
 
     def params(self, k):
         return self.objective(k).params(self.pi, self.mu, self.Sigma)
 
-    def statistics(self, k, X=None, w=None):
+    def statistics(self, k, X=None, w=None, gaps=None):
         P, c = self.factors()
         S = np.full(self.K + self.K * self.D + self.Sigma.size + 1, np.nan)
-        w = np.empty(0) if w is None else w
-        kernel(k, "statistics", self.kind)(self.X if X is None else X, w, self.mu.astype(self.T), P, c, S)
+        X, w, gaps = self.X if X is None else X, np.empty(0) if w is None else w, self.gaps if gaps is None else gaps
+        kernel(k, "statistics", self.kind)(X, w, self.mu.astype(self.T), P, c, S, gaps)
         return S
 
-    def posterior(self, k, X=None, log_px=True, labels=True, r=True):
+    def posterior(self, k, X=None, log_px=True, labels=True, r=True, gaps=None):
         X = self.X if X is None else X
         P, c = self.factors(R=np.zeros(self.D))
         out = (
@@ -85,7 +88,7 @@ class Problem:
             np.full(len(X) if labels else 0, -1),
             np.full((len(X), self.K) if r else (0, self.K), np.nan, self.T),
         )
-        kernel(k, "posterior", self.kind)(X, self.mu.astype(self.T), P, c, *out)
+        kernel(k, "posterior", self.kind)(X, self.mu.astype(self.T), P, c, *out, self.gaps if gaps is None else gaps)
         return out
 
     def reference(self, w=None, about=None):
@@ -103,6 +106,46 @@ class Problem:
 
 def kernel(k, name, kind):
     return getattr(k.mixture, f"{name}_{'diag' if kind == 'spherical' else kind}")
+
+
+def holed(X, seed=0, part=0.4):
+    """X with gaps: of four rows one complete, one with a pattern that others share, two at random; one of 17 is NaN."""
+    r, (N, D) = rng([seed, *X.shape]), X.shape
+    gaps = r.random((N, D)) < part
+    gaps[::4] = False
+    gaps[1::4] = (r.random((3, D)) < part)[r.integers(3, size=len(gaps[1::4]))]
+    gaps[5::17] = True
+    return np.where(gaps, np.nan, X).astype(X.dtype)
+
+
+class Holed(Problem):
+    """A Problem whose rows have gaps."""
+
+    gaps = True
+
+    def __init__(self, kind, K, D, N, T=np.float64, seed=0, reg=0.1, part=0.4):
+        super().__init__(kind, K, D, N, T, seed, reg)
+        self.X = holed(self.X, seed, part)
+
+    def impute(self, k, X=None, u=None, eps=None):
+        X = self.X if X is None else X
+        P, c = self.factors(R=np.zeros(self.D))
+        out = np.full_like(X, np.nan)
+        u, eps = (np.empty(0), np.empty((0, self.D))) if u is None else (u, eps)
+        kernel(k, "impute", self.kind)(X, self.mu.astype(self.T), P, c, u, eps, out)
+        return out
+
+    def reference(self, w=None):
+        X = self.X.astype(float)
+        S = mixture_gaps_statistics(self.kind, X, w, self.pi, self.mu, self.dense, self.R)
+        K, D = self.mu.shape
+        spread = np.nanmax(np.abs(X[:, None] - self.mu), initial=0) + 1
+        weight = max(len(X) if w is None else w.sum(), 1)
+        size = np.concatenate([np.ones(K), np.full(K * D, spread), np.full(S.size - K - K * D - 1, spread**2)])
+        return S, weight * np.append(size, 10 * D)
+
+
+with_or_without_gaps_ = pytest.mark.parametrize("of", [Problem, Holed])
 
 
 # ------------------------------------------------------------------------------------------------ E step
@@ -201,9 +244,10 @@ def test_read_only_and_mapped_rows_give_the_same_bits(k, kind, T, tmp_path):
             assert_array_equal(a, b)
 
 
+@with_or_without_gaps_
 @kind_
-def test_a_weight_counts_rows_and_weight_zero_is_no_row(k, kind):
-    p = Problem(kind, 3, 4, 400)
+def test_a_weight_counts_rows_and_weight_zero_is_no_row(k, of, kind):
+    p = of(kind, 3, 4, 400)
     counts = rng().integers(0, 4, size=400)
     one = p.statistics(k, w=counts.astype(float))
     assert_allclose(one, p.statistics(k, X=np.repeat(p.X, counts, axis=0)), rtol=1e-10, atol=1e-10)
@@ -251,9 +295,10 @@ def test_components_far_apart_lose_no_digits(k, kind, T):
     assert_allclose(new.Sigma, want[2], atol=2e-3 if T is np.float32 else 1e-9)
 
 
+@with_or_without_gaps_
 @kind_
-def test_an_offset_of_1e8_changes_nothing(k, kind):
-    p = Problem(kind, 3, 4, 600)
+def test_an_offset_of_1e8_changes_nothing(k, of, kind):
+    p = of(kind, 3, 4, 600)
     p.mu, p.X = np.round(p.mu * 64) / 64, np.round(p.X * 64) / 64  # so that the offset adds without rounding
     want = p.statistics(k), *p.posterior(k)
     p.mu, p.X = p.mu + 2.0**27, p.X + 2.0**27
@@ -261,10 +306,11 @@ def test_an_offset_of_1e8_changes_nothing(k, kind):
         assert_allclose(a, b, rtol=1e-12, atol=1e-12)
 
 
+@with_or_without_gaps_
 @kind_
 @T_
-def test_a_component_of_weight_zero_gets_no_row(k, kind, T):
-    p = Problem(kind, 3, 4, 300, T)
+def test_a_component_of_weight_zero_gets_no_row(k, of, kind, T):
+    p = of(kind, 3, 4, 300, T)
     P, c = p.factors()
     c[1] = -np.inf
     p.factors = lambda R=None: (P, c)

@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 from reference import dense, mixture_bound, mixture_e_step, mixture_em_step
+from test_kernels_mixture import holed
 
 import lvm
 from lvm import ConvergenceWarning, GaussianMixture, NumericalError
@@ -252,6 +253,7 @@ GRIDS = {
     "integers": rng(5).integers(0, 5, (120, 2)).astype(float),
     "wide": rng(6).integers(0, 3, (40, 7)).astype(float),
     "clouds": clouds(150),
+    "gaps": holed(clouds(150, apart=1.5), part=0.3),
 }
 
 

@@ -19,6 +19,7 @@ from reference import (
     mixture_stepwise,
     observed,
 )
+from test_kernels_mixture import holed
 from test_mixture import (
     TYPES,
     assert_same_fit,
@@ -32,7 +33,6 @@ from test_mixture import (
     type_,
     unsettled,
 )
-from test_mixture_gaps import holed
 
 import lvm
 from lvm import GaussianMixture, NumericalError, select_mixture
