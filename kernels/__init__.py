@@ -14,11 +14,14 @@ if __name__ != "lvm.kernels":
     )
 
 SETS = ("cpu", "cuda")
+PAYS = 2**30  # multiplications in one pass over the data from which "auto" takes the GPU: tenths of a second on a CPU
 
 
-def load(device: str = "cpu"):
+def load(device: str = "cpu", work: float = 0):
     """The kernel set for `device`: a module.
 
+    "auto" is "cuda" where `work`, the number of multiplications of one pass over the data, is at least 2^30 and there
+    is a GPU to be used, and else "cpu"; it never is Numba's simulator.
     Raises ValueError for a name that is no device, RuntimeError for a device that cannot be used here.
 
     >>> from lvm import kernels
@@ -27,10 +30,13 @@ def load(device: str = "cpu"):
     """
     import importlib
 
-    if device not in SETS:
-        raise ValueError(f"device must be one of {SETS}, got {device!r}.")
-    if not available(device):
-        raise RuntimeError("device='cuda' has no kernels in this version of lvm. Use device='cpu'.")
+    if device not in (*SETS, "auto"):
+        raise ValueError(f"device must be one of {(*SETS, 'auto')}, got {device!r}.")
+    if device == "auto":
+        device = "cuda" if work >= PAYS and not _simulated() and available("cuda") else "cpu"
+    why = "" if device == "cpu" else missing()
+    if why:
+        raise RuntimeError(f"device='cuda' cannot be used here. {why} Or use device='cpu'.")
     return importlib.import_module(f"{__name__}.{device}")
 
 
@@ -41,4 +47,27 @@ def available(device: str) -> bool:
     >>> kernels.available("cpu")
     True
     """
-    return device == "cpu"
+    return device == "cpu" or (device == "cuda" and not missing())
+
+
+def missing() -> str:
+    """What keeps CUDA from being used here, a package, a driver or a GPU, and what to do; "" if nothing does.
+
+    Asks the driver, which takes some tenths of a second the first time. With NUMBA_ENABLE_CUDASIM=1 in the environment,
+    Numba's simulator runs the kernels, very slowly, and nothing is missing."""
+    import importlib.util
+
+    if not _simulated() and importlib.util.find_spec("numba_cuda") is None:
+        return (
+            "The package numba-cuda is not installed: pip install 'lvm[cuda13]' (NVIDIA driver 580 or later), or "
+            "pip install 'lvm[cuda12]'."
+        )
+    from .cuda import api
+
+    return api.missing()
+
+
+def _simulated() -> bool:
+    import os
+
+    return os.environ.get("NUMBA_ENABLE_CUDASIM", "0") not in ("", "0")

@@ -120,12 +120,14 @@ def _cache(py, options: dict):
     return cache
 
 
-def _signature(spec: list, T) -> tuple:
+def signature(words: list, T, readonly=True) -> tuple:
+    """Numba types of the arguments that `words` describe, of arrays read-only unless they are written to."""
     from numba import types
 
     base = {"T": T, "d": types.float64, "i": types.int64, "u": types.uint64}
     return tuple(
-        types.Array(base[s[0]], int(s[1]), "C", readonly=not s.endswith("w")) if len(s) > 1 else base[s] for s in spec
+        types.Array(base[s[0]], int(s[1]), "C", readonly=readonly and not s.endswith("w")) if len(s) > 1 else base[s]
+        for s in words
     )
 
 
@@ -159,7 +161,7 @@ def kernel(spec: str, **options):
                         cache = _cache(py, FLAGS | options)
                         if cache is not None:
                             f._cache = cache
-                        f.compile(_signature(words, numba.from_dtype(dtype)))
+                        f.compile(signature(words, numba.from_dtype(dtype)))
                         f.disable_compile()
                     variants[dtype] = f
             return variants[dtype]

@@ -246,18 +246,17 @@ def _cache():
 
 
 def _cuda():
-    from importlib import metadata
-    from shutil import which
+    """The GPU that lvm would use, or what keeps it from using one."""
+    from importlib import metadata, util
 
     from . import kernels
 
-    try:
-        package = f"numba-cuda {metadata.version('numba-cuda')}"
-    except metadata.PackageNotFoundError:
-        package = "numba-cuda not installed"
-    gpus = _output("nvidia-smi", "-L") if which("nvidia-smi") else "no nvidia-smi, so no NVIDIA driver"
-    usable = "usable" if kernels.available("cuda") else "no CUDA kernels in this version"
-    return f"{usable}; {package}\n{gpus or 'no GPU listed by nvidia-smi'}"
+    said = kernels.missing()
+    if not said:
+        from .kernels.cuda import api
+
+        said = api.device_name()
+    return said if util.find_spec("numba_cuda") is None else f"{said}; numba-cuda {metadata.version('numba-cuda')}"
 
 
 def _output(*command: str) -> str:

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from . import __version__
+from . import __version__, kernels
 
 # ------------------------------------------------------------------------------------------------ errors and warnings
 
@@ -197,8 +197,34 @@ def _to_float(a, name):
         return np.require(a, dtype, ["C", "A"])
 
 
-def _check_array(X, who, min_samples, allow_nan):
+class OnDevice(np.ndarray):
+    """A copy on the host, to be looked at, of an array that a user has on the GPU: `given`, and without a copy of it
+    `on_device`, an array of the CUDA kernel set. What is made of it by NumPy is on the host alone."""
+
+    given: Any = None
+    on_device: Any = None
+
+
+def _from_device(x):
+    """Anything with __cuda_array_interface__ as OnDevice; all else as it is."""
+    if not (hasattr(x, "__cuda_array_interface__") or hasattr(x, "copy_to_host")):
+        return x
+    k = kernels.load("cuda")
+    on_device = k.put(x)
+    a = k.get(on_device).view(OnDevice)
+    a.given, a.on_device = x, on_device
+    return a
+
+
+def _check_array(X, who, min_samples, allow_nan, device="cpu"):
     """X (N,D) as `Estimator` wants it. Nothing is written to it."""
+    X = _from_device(X)
+    given, on_device = getattr(X, "given", None), getattr(X, "on_device", None)
+    if given is not None and device == "cpu":
+        raise TypeError(
+            f"X is on the GPU, and {who} has device='cpu'. Try device='cuda', or a copy of X on the host (X.get() of "
+            "CuPy, X.cpu() of PyTorch)."
+        )
     if hasattr(X, "toarray"):
         raise TypeError(f"Sparse data was passed to {who}, which needs dense data. Try X.toarray().")
     if isinstance(X, np.ma.MaskedArray):  # numpy.asarray would uncover what the mask hides
@@ -221,8 +247,12 @@ def _check_array(X, who, min_samples, allow_nan):
                 f"Found array with {a.shape[axis]} {unit}(s) (shape={a.shape}) while a minimum of {least} is required "
                 f"by {who}."
             )
+    same = a.dtype in (np.float32, np.float64) and a.flags.c_contiguous
     a = _to_float(a, "X")
     _check_finite(a, "X", allow_nan)
+    if given is not None:
+        a = a.view(OnDevice)
+        a.given, a.on_device = given, on_device if same else None
     return a
 
 
@@ -237,7 +267,7 @@ def check_sample_weight(w: Any, n: int) -> np.ndarray | None:
     """
     if w is None:
         return None
-    a = _to_float(np.asarray(w), "sample_weight").astype(np.float64, copy=False)
+    a = _to_float(np.asarray(_from_device(w)), "sample_weight").astype(np.float64, copy=False)
     if a.ndim == 0:
         a = np.full(n, a)
     if a.shape != (n,):
@@ -362,7 +392,16 @@ class Estimator:
 
     def _check_fit_X(self, X, min_samples=1):
         """-> X (N,D) as an array, and its column names or None."""
-        return _check_array(X, type(self).__name__, min_samples, self._allow_nan), _feature_names(X)
+        X, names = _check_array(X, type(self).__name__, min_samples, self._allow_nan, self._device), _feature_names(X)
+        return X, names
+
+    @property
+    def _device(self):
+        return getattr(self, "device", "cpu")
+
+    def _kernels(self, work, X=None):
+        """The kernel set for so many multiplications: with device="auto" CUDA's when X is on the GPU, or it pays."""
+        return kernels.load(self._device, np.inf if isinstance(X, OnDevice) else work)
 
     def _remember(self, X, names, fitted):
         """Take on the attributes `fitted` and what X was: in one step, so that Ctrl-C finds all or none."""
@@ -387,7 +426,7 @@ class Estimator:
             if not unseen and not missing:
                 message += "Feature names must be in the same order as they were in fit.\n"
             raise ValueError(message)
-        X = _check_array(X, who, 1, self._allow_nan)
+        X = _check_array(X, who, 1, self._allow_nan, self._device)
         if X.shape[1] != getattr(self, "n_features_in_", X.shape[1]):  # (absent in a model set by hand)
             raise ValueError(
                 f"X has {X.shape[1]} features, but {who} is expecting {self.n_features_in_} features as input."

@@ -69,8 +69,10 @@ class GaussianMixture(Estimator):
         1 or more shows a bar with the bound.
     verbose_interval : int, default 10
         EM steps between two looks at the bar.
-    device : {"cpu"}, default "cpu"
-        The kernel set that does the work.
+    device : {"cpu", "cuda", "auto"}, default "cpu"
+        Where the work is done: "cuda" is an NVIDIA GPU (pip install 'lvm[cuda13]'), and "auto" takes it where there is
+        one and X is large enough to gain. Arrays that are on a GPU (CuPy, PyTorch, Numba) are taken from there, and
+        answers are of their kind; fitted attributes are NumPy arrays always.
 
     Attributes
     ----------
@@ -275,7 +277,7 @@ class GaussianMixture(Estimator):
         X = self._check_X(X)
         self._check_continues("partial_fit")
         w, factor = _moderate(check_sample_weight(sample_weight, len(X)))
-        k, R = kernels.load(self.device), self._regularisation()
+        k, R = self._set_for(X), self._regularisation()
         objective = Mixture(k, self.covariance_type, k.put(X), k.put(w), R, has_gaps(X))
         p = self._params(objective)
         block = objective.statistics(p)
@@ -286,6 +288,7 @@ class GaussianMixture(Estimator):
         eta = (W / seen) ** FORGETTING
         try:
             p = objective.maximise(block.scaled(eta / block.weight) + objective.expected(p, 1 - eta))
+            p = objective.host(objective.sound(p))
         except Collapsed as e:
             raise self._collapsed(e, "collapsed") from None
         climb = Climb(p, block.bound, [block.bound], False, False)
@@ -362,8 +365,9 @@ class GaussianMixture(Estimator):
     def _best_of_starts(self, blocks, gaps, rng):
         """-> the Climb to keep, R (D,), is it sound? and the weight of the rows. Starts that are not sound come last.
         gaps: is there NaN in the one block? None: there are many, to be looked at each time."""
-        k, kind = kernels.load(self.device), self.covariance_type
+        kind = self.covariance_type
         rows, N, W = starts.rows(blocks, rng)
+        k = self._set_for(rows.X if gaps is None else blocks()[0][0], N)
         if self.n_components > N:
             raise ValueError(
                 f"Expected n_samples >= n_components but got n_components = {self.n_components}, n_samples = {N} "
@@ -386,13 +390,13 @@ class GaussianMixture(Estimator):
                 if objective is None:  # one R for all starts, so that their bounds compare
                     kept = warm and hasattr(self, "reg_covar_")  # a mixture set by hand has none
                     R = self.reg_covar_.astype(float) if kept else self.reg_covar * v
+                    least = LEAST * v if rows.gaps else None
                     if gaps is None:
                         each = lambda: ((k.put(X), k.put(w), has_gaps(X)) for X, w in blocks())
-                        objective = Streamed(k, kind, each, rows.X.dtype, R)
+                        objective = Streamed(k, kind, each, rows.X.dtype, R, least)
                     else:
                         X, w = blocks()[0]
-                        objective = Mixture(k, kind, k.put(X), k.put(w), R, gaps)
-                    objective.least = LEAST * v if rows.gaps else None
+                        objective = Mixture(k, kind, k.put(X), k.put(w), R, gaps, least)
                 begin = [
                     np.full(len(mu), 1 / len(mu)) if given[0] is None else given[0],
                     mu,
@@ -408,7 +412,7 @@ class GaussianMixture(Estimator):
                     raise
                 return best[1]._replace(interrupted=True), R, best[0], W
             sound = repairs == 0 and not self._thin(climb.params, R, v, rows.gaps)
-            if best is None or (sound, climb.bound - 1e-9 * abs(climb.bound)) > (best[0], best[1].bound):
+            if best is None or (sound, _surely(climb.bound, rows.X.dtype)) > (best[0], best[1].bound):
                 best = sound, climb  # the first of those that are equal but for rounding
             if climb.interrupted:
                 return best[1]._replace(interrupted=True), R, best[0], W
@@ -421,7 +425,8 @@ class GaussianMixture(Estimator):
             try:
                 with self._bar(title) as tick:
                     start = objective.params(*begin)
-                    return em(objective, start, max_iter=self.max_iter, tol=self.tol, eps=eps, tick=tick), repairs
+                    climb = em(objective, start, max_iter=self.max_iter, tol=self.tol, eps=eps, tick=tick)
+                    return climb._replace(params=objective.host(climb.params)), repairs
             except Collapsed as e:
                 if repairs == REPAIRS:
                     raise self._collapsed(e, f"collapsed again after {REPAIRS} repairs") from None
@@ -479,7 +484,7 @@ class GaussianMixture(Estimator):
                 bound = climb.bound
             except Collapsed:
                 bound = -np.inf
-            if best is None or bound - 1e-9 * abs(bound) > best[0]:
+            if best is None or _surely(bound, rows.X.dtype) > best[0]:
                 best = bound, mu, v
         return best[1:]
 
@@ -611,15 +616,18 @@ class GaussianMixture(Estimator):
     # ------------------------------------------------------------------------------------------------ use
     def predict(self, X) -> np.ndarray:
         """The most probable component of each row: (N,) int64."""
-        return self._posterior(self._check_X(X), "labels")
+        X = self._check_X(X)
+        return self._posterior(X, "labels", X)
 
     def predict_proba(self, X) -> np.ndarray:
         """Responsibilities, the probability of each component given the row: (N,K)."""
-        return self._posterior(self._check_X(X), "r")
+        X = self._check_X(X)
+        return self._posterior(X, "r", X)
 
     def score_samples(self, X) -> np.ndarray:
         """log p(x) of each row, in nats: (N,). A density: it may be above 0."""
-        return self._posterior(self._check_X(X), "log_px")
+        X = self._check_X(X)
+        return self._posterior(X, "log_px", X)
 
     def score(self, X, y=None, sample_weight=None) -> float:
         """Mean of log p(x) over the rows, weighted by sample_weight (N,), in nats per row: higher is better.
@@ -673,21 +681,19 @@ class GaussianMixture(Estimator):
         if not isinstance(n_samples, (int, np.integer)) or isinstance(n_samples, bool) or n_samples < 1:
             raise ValueError(f"Invalid value for 'n_samples': it must be an integer of at least 1, got {n_samples!r}.")
         self._check_type()
-        rng, k = check_random_state(self.random_state), kernels.load(self.device)
-        K, D = self.means_.shape
+        rng, (K, D) = check_random_state(self.random_state), self.means_.shape
+        k, Sigma = self._kernels(n_samples * D * D), self._dense()
         pi = self.weights_.astype(float)
-        counts = rng.multinomial(n_samples, pi / pi.sum())
-        eps = k.empty((n_samples, D), np.float64)
+        labels = np.repeat(np.arange(K), rng.multinomial(n_samples, pi / pi.sum()))
+        eps, X = k.empty((n_samples, D), np.float64), k.empty((n_samples, D), np.float64)
         k.random.normal(int(rng.integers(2**63)), 0, 0, eps)
-        X, labels = k.get(eps), np.repeat(np.arange(K), counts)
-        for j, part in enumerate(np.split(X, np.cumsum(counts)[:-1])):
-            Sigma = (self.covariances_ if self.covariance_type == "tied" else self.covariances_[j]).astype(float)
-            if self.covariance_type in ("full", "tied"):  # x = mu + V lambda^1/2 eps, Sigma = V lambda V'
-                scale, V = np.linalg.eigh(Sigma)
-                part[:] = self.means_[j] + (part * np.sqrt(scale.clip(0))) @ V.T
-            else:
-                part[:] = self.means_[j] + part * np.sqrt(Sigma)
-        return X.astype(self.means_.dtype, copy=False), labels
+        if self.covariance_type in ("full", "tied"):  # Sigma = V lambda V', and V lambda^1/2 takes eps to x - mu
+            scale, V = np.linalg.eigh(Sigma.reshape(-1, D, D))
+            V = V * np.sqrt(scale.clip(0))[:, None, :]
+        else:
+            V = np.sqrt(Sigma)[:, None, :]
+        k.mixture.sample(k.put(self.means_.astype(float)), k.put(V), k.put(labels), eps, X)
+        return k.get(X).astype(self.means_.dtype, copy=False), labels
 
     # ------------------------------------------------------------------------------------------------ gaps and parts
     def impute(self, X, *, n_draws=None) -> np.ndarray:
@@ -706,23 +712,24 @@ class GaussianMixture(Estimator):
         """
         X = self._check_X(X)
         self._check_type()
-        k, (mu, P, c) = kernels.load(self.device), self._factors(X.dtype)
+        k = self._set_for(X)
+        mu, P, c = self._factors(k, X.dtype)
         fill = getattr(
             k.mixture, "impute_diag" if self.covariance_type == "spherical" else f"impute_{self.covariance_type}"
         )
         if n_draws is None:
             out = k.empty(X.shape, X.dtype)
             fill(k.put(X), mu, P, c, k.empty(0, np.float64), k.empty((0, X.shape[1]), np.float64), out)
-            return k.get(out)
+            return k.get(out, X)
         check_int("n_draws", n_draws, 1, who="impute")
         seed = int(check_random_state(self.random_state).integers(2**63))
         draws = np.empty((n_draws, *X.shape), X.dtype)
-        u, eps = k.empty((len(X), 1), np.float64), k.empty(X.shape, np.float64)
+        u, eps = k.empty(len(X), np.float64), k.empty(X.shape, np.float64)
         for i in range(n_draws):
             k.random.uniform(seed, 0, i, u)
             k.random.normal(seed, 1, i, eps)
             out = k.empty(X.shape, X.dtype)
-            fill(k.put(X), mu, P, c, u[:, 0], eps, out)
+            fill(k.put(X), mu, P, c, u, eps, out)
             draws[i] = k.get(out)
         return draws
 
@@ -785,7 +792,7 @@ class GaussianMixture(Estimator):
 
     def _part(self, pi, mu, Sigma, columns):
         """A mixture of some columns, from its parameters."""
-        k, R, names = kernels.load(self.device), self._regularisation()[columns], self.__dict__.get("feature_names_in_")
+        k, R, names = kernels.load("cpu"), self._regularisation()[columns], self.__dict__.get("feature_names_in_")
         objective = Mixture(k, self.covariance_type, np.empty((0, len(columns))), np.empty(0), R)
         P = objective.factors(Sigma)
         if np.isnan(P).any():
@@ -843,7 +850,7 @@ class GaussianMixture(Estimator):
         X = np.asarray(self._check_X(X), float)
         w = check_sample_weight(sample_weight, len(X))
         objective, p = self._likelihood(X, w)
-        chart, h = Chart(p, self.covariance_type), 1e-4
+        chart, h = Chart(objective.host(p), self.covariance_type), 1e-4
         H = np.empty((chart.size, chart.size))
 
         def slope(t):
@@ -877,7 +884,7 @@ class GaussianMixture(Estimator):
 
     def _likelihood(self, X, w):
         """The log-likelihood of X as an objective, without regularisation, and the mixture as its Params."""
-        k = kernels.load(self.device)
+        k = self._set_for(X)
         w = k.put(np.empty(0) if w is None else w)
         objective = Mixture(k, self.covariance_type, k.put(X), w, np.zeros(X.shape[1]), has_gaps(X))
         return objective, self._params(objective)
@@ -913,19 +920,27 @@ class GaussianMixture(Estimator):
         of_covariances = {"full": K * D * (D + 1) // 2, "tied": D * (D + 1) // 2, "diag": K * D, "spherical": K}
         return of_covariances[self.covariance_type] + K * D + K - 1
 
-    def _posterior(self, X, wanted):
+    def _set_for(self, X, N=None):
+        """The kernel set for rows X, or N of their kind."""
+        K, D = self.n_components, X.shape[1]
+        each = D if self.covariance_type in ("full", "tied") else 1
+        return self._kernels((len(X) if N is None else N) * K * D * each, X)
+
+    def _posterior(self, X, wanted, like=None):
+        """log_px (N,), labels (N,) or r (N,K) of rows X, in NumPy or of the kind of `like`."""
         self._check_type()
-        k, kind, K = kernels.load(self.device), self.covariance_type, len(self.means_)
-        mu, P, c = self._factors(X.dtype)
+        k, kind, K = self._set_for(X), self.covariance_type, len(self.means_)
+        mu, P, c = self._factors(k, X.dtype)
         out = {"log_px": k.empty(0, X.dtype), "labels": k.empty(0, np.int64), "r": k.empty((0, K), X.dtype)}
         out[wanted] = k.empty((len(X), K) if wanted == "r" else len(X), out[wanted].dtype)
         posterior = getattr(k.mixture, "posterior_diag" if kind == "spherical" else f"posterior_{kind}")
-        posterior(k.put(X), mu, P, c, *out.values(), has_gaps(X))
-        return k.get(out[wanted])
+        x = k.put(X)
+        posterior(x, mu, P, c, *out.values(), k.mixture.gaps(x) if has_gaps(X) else None)
+        return k.get(out[wanted], like)
 
-    def _factors(self, dtype):
-        """What the kernels read, in their set: mu (K,D), P, c (K,)."""
-        k, kind, P = kernels.load(self.device), self.covariance_type, self.precisions_cholesky_.astype(float)
+    def _factors(self, k, dtype):
+        """What the kernels of a set read: mu (K,D), P, c (K,)."""
+        kind, P = self.covariance_type, self.precisions_cholesky_.astype(float)
         if kind in ("full", "tied"):
             P = np.swapaxes(P, -1, -2)
         elif kind == "spherical":
@@ -933,6 +948,11 @@ class GaussianMixture(Estimator):
         with np.errstate(divide="ignore"):  # a weight of 0
             c = constants(self.weights_.astype(float), P, kind)
         return tuple(k.put(np.array(a, dtype, order="C")) for a in (self.means_, P, c))
+
+
+def _surely(bound, dtype):
+    """The least that a bound may be worth which was computed in this dtype: less rounding."""
+    return bound - max(1e-9, 32 * float(np.finfo(dtype).eps)) * abs(bound)
 
 
 def _which(e):

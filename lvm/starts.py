@@ -135,10 +135,10 @@ def seeds(k, r: Rows, K, rng, *, spread=True, given=None):
     order = in_order(r, rng)
     w, inverse, middle = r.w[order], (1 / r.scale).astype(r.X.dtype), r.mean.astype(r.X.dtype)
     tries = 2 + int(np.log(K)) if spread else 1
-    found, d2 = [], np.full(len(r.X), np.inf, r.X.dtype)
+    X, found, d2 = k.put(r.X), [], np.full(len(r.X), np.inf, r.X.dtype)
     if given is not None:
         for z in np.asarray(given, r.X.dtype):
-            d2 = np.minimum(d2, _distances(k, r.X, z[None], inverse)[0])
+            d2 = np.minimum(d2, _distances(k, X, z[None], inverse)[0])
     for _ in range(K):
         left = w if not np.isfinite(d2[0]) else w * (d2[order] if spread else d2[order] > 0)
         cumulated = np.cumsum(left)
@@ -147,7 +147,7 @@ def seeds(k, r: Rows, K, rng, *, spread=True, given=None):
         draws = np.searchsorted(cumulated, rng.random(tries) * cumulated[-1], side="right")
         Z = r.X[order[np.minimum(draws, len(order) - 1)]]
         Z = np.where(np.isnan(Z), middle, Z)
-        nearest = np.minimum(d2, _distances(k, r.X, Z, inverse))
+        nearest = np.minimum(d2, _distances(k, X, Z, inverse))
         if tries == 1:
             best = 0
         else:
@@ -160,6 +160,6 @@ def seeds(k, r: Rows, K, rng, *, spread=True, given=None):
 
 
 def _distances(k, X, Z, inverse):
-    d2 = np.empty((len(Z), len(X)), X.dtype)
-    k.mixture.squared_distances(X, np.ascontiguousarray(Z), inverse, d2)
-    return d2
+    d2 = k.empty((len(Z), len(X)), X.dtype)
+    k.mixture.squared_distances(X, k.put(np.ascontiguousarray(Z)), k.put(inverse), d2)
+    return k.get(d2)

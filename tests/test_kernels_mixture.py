@@ -68,7 +68,7 @@ class Problem:
         return P.astype(self.T), c.astype(self.T)
 
     def objective(self, k, w=None):
-        return Mixture(k, self.kind, self.X, np.empty(0) if w is None else w, self.R, self.gaps)
+        return Mixture(k, self.kind, k.put(self.X), k.put(np.empty(0) if w is None else w), self.R, self.gaps)
 
     def params(self, k):
         return self.objective(k).params(self.pi, self.mu, self.Sigma)
@@ -77,8 +77,9 @@ class Problem:
         P, c = self.factors()
         S = np.full(self.K + self.K * self.D + self.Sigma.size + 1, np.nan)
         X, w, gaps = self.X if X is None else X, np.empty(0) if w is None else w, self.gaps if gaps is None else gaps
-        kernel(k, "statistics", self.kind)(X, w, self.mu.astype(self.T), P, c, S, gaps)
-        return S
+        X, w, mu, P, c, S = map(k.put, (X, w, self.mu.astype(self.T), P, c, S))
+        kernel(k, "statistics", self.kind)(X, w, mu, P, c, S, k.mixture.gaps(X) if gaps else None)
+        return k.get(S)
 
     def posterior(self, k, X=None, log_px=True, labels=True, r=True, gaps=None):
         X = self.X if X is None else X
@@ -88,8 +89,10 @@ class Problem:
             np.full(len(X) if labels else 0, -1),
             np.full((len(X), self.K) if r else (0, self.K), np.nan, self.T),
         )
-        kernel(k, "posterior", self.kind)(X, self.mu.astype(self.T), P, c, *out, self.gaps if gaps is None else gaps)
-        return out
+        gaps = self.gaps if gaps is None else gaps
+        X, mu, P, c, *out = map(k.put, (X, self.mu.astype(self.T), P, c, *out))
+        kernel(k, "posterior", self.kind)(X, mu, P, c, *out, k.mixture.gaps(X) if gaps else None)
+        return [k.get(a) for a in out]
 
     def reference(self, w=None, about=None):
         """The flat statistics by the reference, and the size of what was summed in each."""
@@ -132,8 +135,9 @@ class Holed(Problem):
         P, c = self.factors(R=np.zeros(self.D))
         out = np.full_like(X, np.nan)
         u, eps = (np.empty(0), np.empty((0, self.D))) if u is None else (u, eps)
-        kernel(k, "impute", self.kind)(X, self.mu.astype(self.T), P, c, u, eps, out)
-        return out
+        given = [k.put(a) for a in (X, self.mu.astype(self.T), P, c, u, eps, out)]
+        kernel(k, "impute", self.kind)(*given)
+        return k.get(given[-1])
 
     def reference(self, w=None):
         X = self.X.astype(float)
@@ -332,7 +336,7 @@ def test_the_m_step_is_weighted_means_and_variances(k, kind, weighted):
         w = p.w if weighted else None
         r = rng(1).dirichlet(np.full(K, 0.5), size=N)
         loops = "diag" if kind == "spherical" else kind
-        S = Statistics(mixture_statistics(loops, p.X, w, r, p.mu, np.zeros(N)), p.mu, kind)
+        S = Statistics(k, mixture_statistics(loops, p.X, w, r, p.mu, np.zeros(N)), p.mu, kind)
         got = Mixture(k, kind, p.X, np.empty(0), p.R).maximise(S)
         pi, mu, Sigma = mixture_m_step(kind, p.X, w, r, p.R)
         assert_allclose(got.pi, pi, rtol=1e-12)
@@ -410,16 +414,16 @@ def test_bits_of_an_m_step_do_not_depend_on_where_arrays_lie_in_memory(k, kind):
     s = objective.statistics(p.params(k))
     want = objective.maximise(s)
     for seed in range(60):
-        arrays, at = [s.S, s.mu, p.R, *want], 0
+        arrays, at = [s.S, s.mu, *objective.limits, *want], 0
         order, gap = rng(seed).permutation(len(arrays)), seed % 9
         memory, placed = np.zeros(sum(a.size + gap for a in arrays)), list(arrays)
         for i in order:
             placed[i] = memory[at : at + arrays[i].size].reshape(arrays[i].shape)
             at += arrays[i].size + gap
-        for a, b in zip(placed[:3], arrays):
+        for a, b in zip(placed[:4], arrays):
             a[...] = b
         getattr(k.mixture, f"maximise_{kind}")(*placed)
-        for name, a, b in zip(want._fields, placed[3:], want):
+        for name, a, b in zip(want._fields, placed[4:], want):
             assert_array_equal(a, b, err_msg=name)
 
 
@@ -427,7 +431,8 @@ def maximised(k, kind, X, r, R):
     loops = "diag" if kind == "spherical" else kind
     about = X[: r.shape[1]].copy()
     S = mixture_statistics(loops, X, None, r, about, np.zeros(len(X)))
-    return Mixture(k, kind, X, np.empty(0), R).maximise(Statistics(S, about, kind))
+    objective = Mixture(k, kind, X, np.empty(0), R)
+    return objective.sound(objective.maximise(Statistics(k, S, about, kind)))
 
 
 @type_
@@ -491,7 +496,8 @@ def test_statistics_add_and_move_to_other_means_exactly(k, kind, T, K, D):
     summed = parts[0] + (parts[1].about(other) + parts[2])  # each about means of its own
     assert_array_equal(summed.mu, p.mu)
     assert_allclose(summed.S / size, whole.S / size, rtol=0, atol=TOL[T])
-    assert_allclose(summed.bound, whole.bound, rtol=10 * TOL[T])
+    assert np.isnan(summed.bound)  # each was of other parameters, as far as a sum can know
+    assert_allclose(k.mixture.bound(summed.S, params.c), whole.bound, rtol=10 * TOL[T])
     assert_allclose(summed.weight, p.w.sum(), rtol=TOL[T])
 
 
@@ -540,7 +546,44 @@ def test_spread_within_groups_is_the_pooled_variance(k, kind, K, D):
     assert_allclose(s.within(), np.diag(Sigma), rtol=1e-11)
 
 
-# ------------------------------------------------------------------------------------------------ starts
+@type_
+def test_a_variance_below_the_least_is_a_collapse(k, kind):
+    """least (D,): of column d given the columns before it, which of diagonal covariances is the variance itself."""
+    p = Problem(kind, 3, 4, 300)
+    s = p.objective(k).statistics(p.params(k))
+    sound = p.objective(k).maximise(s)
+    P = sound.P.reshape(-1, *sound.P.shape[-2:]) if kind in ("full", "tied") else sound.P
+    left = np.diagonal(P, axis1=1, axis2=2) ** -2 if kind in ("full", "tied") else P**-2  # (K,D) or (1,D)
+    for d in range(4):
+        least = np.zeros(4)
+        for factor, collapsed in ((0.999, False), (1.001, True)):
+            least[d] = factor * left[:, d].min()
+            found = Mixture(k, kind, k.put(p.X), k.put(np.empty(0)), p.R, least=least).maximise(s)
+            bad = left[:, d] < least[d] if kind != "tied" else np.full(3, collapsed)
+            assert bad.any() == collapsed
+            assert_array_equal(found.c == -np.inf, bad)
+            assert_array_equal(found.c[~bad], sound.c[~bad])
+
+
+def test_the_mean_bound_is_nan_where_a_component_has_collapsed(k):
+    S, c = np.array([1.0, 3.0, 9.0, 9.0, -8.0]), np.zeros(2)
+    assert k.mixture.bound(k.put(S), k.put(c)) == -2
+    for bad in (-np.inf, np.nan):
+        assert np.isnan(k.mixture.bound(k.put(S), k.put(np.array([0, bad]))))
+    assert np.isnan(k.mixture.bound(k.put(np.zeros(5)), k.put(c)))  # no rows
+
+
+# ------------------------------------------------------------------------------------------------ starts, samples
+def test_samples_are_means_and_roots_times_noise(k):
+    K, D, N = 3, 4, 100
+    mu, A, d, z, eps = (rng(i).standard_normal(s) for i, s in enumerate(((K, D), (K, D, D), (K, 1, D), N, (N, D))))
+    z = (z > 0).astype(int) * 2  # one component has no row
+    for V, spread in ((A, np.einsum("nij,nj->ni", A[z], eps)), (A[:1], eps @ A[0].T), (d, eps * d[z, 0])):
+        X = k.put(np.full((N, D), np.nan))
+        k.mixture.sample(*map(k.put, (mu, V, z, eps)), X)
+        assert_allclose(k.get(X), mu[z] + spread, rtol=1e-13, atol=1e-13)
+
+
 @T_
 def test_squared_distances(k, T):
     for N, D, L in ((1, 1, 1), (257, 3, 4), (9000, 17, 7)):

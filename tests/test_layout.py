@@ -26,24 +26,26 @@ def dotted(path):
 
 MODULES = {dotted(p): p for folder in FOLDERS.values() for p in sorted(folder.rglob("*.py"))}
 TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in MODULES.items()}
-OPTIONAL = {"sklearn", "pandas", "polars", "matplotlib", "tqdm"}  # not needed to import any module of ours
+OPTIONAL = {"sklearn", "pandas", "polars", "matplotlib", "tqdm", "cuda"}  # not needed to import any module of ours
 
 # Who may import whom: for the modules on the left, what they may import of lvm and of other packages. The first
 # pattern that fits counts.
 ARROWS = {
-    "lvm.kernels": ("", ""),
+    "lvm.kernels": ("lvm.kernels.cuda.api", ""),
     "lvm.kernels.pool": ("", ""),
     "lvm.kernels.jit": ("", "numpy numba"),
     "lvm.kernels.shared*": ("lvm.kernels.shared", "numpy numba"),
     "lvm.kernels.cpu.lanes": ("", "numpy numba llvmlite"),
     "lvm.kernels.cpu*": ("lvm.kernels.cpu lvm.kernels.shared lvm.kernels.jit lvm.kernels.pool", "numpy scipy numba"),
+    "lvm.kernels.cuda.api": ("lvm.kernels.jit", "numpy numba cuda"),
+    "lvm.kernels.cuda.cublas": ("lvm.kernels.cuda.api", "numpy cuda"),
     "lvm.kernels.cuda*": ("lvm.kernels.cuda lvm.kernels.shared lvm.kernels.jit lvm.kernels.pool", "numpy scipy numba"),
     "lvm.objectives.vae": ("lvm.parameters lvm.objectives.flow", "numpy scipy"),
     "lvm.objectives*": ("lvm.parameters", "numpy scipy"),
     "lvm": ("", ""),
     "lvm.__main__": ("lvm", "numpy scipy tqdm matplotlib llvmlite"),
     "lvm.datasets": ("", "numpy"),
-    "lvm.estimator": ("lvm.__version__ lvm.modelfile", "numpy sklearn pandas polars"),
+    "lvm.estimator": ("lvm.__version__ lvm.kernels lvm.modelfile", "numpy sklearn pandas polars"),
     "lvm.fit": ("lvm.estimator lvm.parameters", "numpy tqdm"),
     "lvm.modelfile": ("lvm.__version__ lvm.estimator", "numpy safetensors"),
     "lvm.parameters": ("", "numpy"),
@@ -209,14 +211,29 @@ def face(tree):
     return {f.name: [a.arg for a in ast.walk(f.args) if isinstance(a, ast.arg)] for f in functions}
 
 
+ALONE = {"cpu": {"lanes"}, "cuda": {"api", "cublas"}}  # what serves one kernel set; all else comes in twins
+
+
 def test_twins_have_one_face():
-    cuda = {n.removeprefix("lvm.kernels.cuda.") for n in MODULES if n.startswith("lvm.kernels.cuda.")}
-    if not cuda:
-        pytest.skip("kernels/cuda has no kernels yet; this bites as soon as it has one")
+    twins = {}
+    for device, alone in ALONE.items():
+        names = {n.removeprefix(f"lvm.kernels.{device}.") for n in MODULES if n.startswith(f"lvm.kernels.{device}.")}
+        twins[device] = names - alone
+    assert twins["cuda"] == twins["cpu"]
     assert face(TREES["lvm.kernels.cuda"]) == face(TREES["lvm.kernels.cpu"])
-    for name in cuda:
-        if f"lvm.kernels.cpu.{name}" in MODULES:
-            assert face(TREES[f"lvm.kernels.cuda.{name}"]) == face(TREES[f"lvm.kernels.cpu.{name}"]), name
+    for name in twins["cpu"]:
+        assert face(TREES[f"lvm.kernels.cuda.{name}"]) == face(TREES[f"lvm.kernels.cpu.{name}"]), name
+        assert name in lvm.kernels.load("cpu")._families
+
+
+@pytest.mark.parametrize("name", [n for n in MODULES if n != "lvm.kernels.cuda.api"])
+def test_only_one_module_imports_numba_cuda(name):
+    for node in ast.walk(TREES[name]):
+        if isinstance(node, ast.ImportFrom):
+            found = [f"{node.module}.{alias.name}" for alias in node.names if not node.level]
+        else:
+            found = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        assert not [f for f in found if within(f, "numba.cuda numba_cuda")], f"{name}: from .api import cuda"
 
 
 def test_a_face_is_names_and_arguments():

@@ -10,6 +10,7 @@ import pytest
 from scipy import stats
 
 import lvm
+from lvm import kernels
 from lvm.kernels.cpu import random
 from lvm.kernels.shared import philox
 
@@ -188,6 +189,47 @@ def test_numpy_integers_serve_as_seeds():
         filled(random.normal, np.float64, 9, np.uint64(2**63), np.int64(1), np.uint32(2)),
         filled(random.normal, np.float64, 9, 2**63, 1, 2),
     )
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@fill_
+@T_
+def test_a_step_may_be_read_from_an_array(device, order, fill, T):
+    k = kernels.load(device)
+    for held, step in ((2, 2), (2**32 + 7, 7), (ALL, ALL)):
+        got, want = k.empty(9, T), k.empty(9, T)
+        getattr(k.random, fill.__name__)(7, 1, k.put(np.array([held])), got)
+        getattr(k.random, fill.__name__)(7, 1, step, want)
+        np.testing.assert_array_equal(k.get(got), k.get(want))
+
+
+@fill_
+@T_
+def test_the_twins_give_the_same_numbers(cuda_set, fill, T):
+    """Uniforms to the bit, normals to the rounding of a product and a sum, which only some devices fuse."""
+    eps = 0 if fill is random.uniform else 4 * np.finfo(T).eps
+    width = (4 if T is np.float32 else 2) * cuda_set.random.THREADS
+    for shape in (0, 1, 2, 3, 5, (3, 5), width, width + 3):
+        for key in ((7, 1, 2), (2**64 - 1, ALL, ALL)):
+            out = cuda_set.empty(shape, T)
+            getattr(cuda_set.random, fill.__name__)(*key, out)
+            got = cuda_set.get(out)
+            assert got.dtype == T
+            np.testing.assert_allclose(got, filled(fill, T, shape, *key), rtol=eps, atol=eps)
+
+
+def test_the_twins_refuse_the_same(cuda_set):
+    fill, out = cuda_set.random.uniform, cuda_set.empty(4, np.float32)
+    with pytest.raises(ValueError, match=r"step must be an integer from 0 to 2\*\*32 - 1, got -1\."):
+        fill(0, 0, -1, out)
+    with pytest.raises(TypeError, match="cannot be interpreted as an integer"):
+        fill(0, 0.5, 0, out)
+    with pytest.raises(TypeError, match=r"step must be a number or an array \(1,\) of int64, got float64\."):
+        fill(0, 0, cuda_set.put(np.ones(1)), out)
+    with pytest.raises(ValueError, match="out must be a writable C-contiguous array"):
+        fill(0, 0, 0, cuda_set.empty((4, 4), np.float32)[:, :2])
+    with pytest.raises(TypeError, match="takes float32 or float64 arrays, got int64"):
+        fill(0, 0, 0, cuda_set.empty(4, np.int64))
 
 
 def test_docstring_examples_hold():

@@ -4,7 +4,7 @@ import importlib as _importlib
 
 import numpy as np
 
-_families = ("mixture", "random")
+_families = ("adam", "linear", "mixture", "random")
 
 
 def put(x):
@@ -12,7 +12,7 @@ def put(x):
     return x
 
 
-def get(x):
+def get(x, like=None):
     """An array of this set as a NumPy array: itself."""
     return x
 
@@ -20,6 +20,11 @@ def get(x):
 def empty(shape, dtype):
     """An uninitialised array of this set."""
     return np.empty(shape, dtype)
+
+
+def cast(x, dtype):
+    """An array of this set in another dtype; itself if it has it."""
+    return x.astype(dtype, copy=False)
 
 
 def sync():

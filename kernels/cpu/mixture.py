@@ -737,6 +737,19 @@ class _ByPattern:
 
 
 # ---------------------------------------------------------------------------------------- E step of all, on threads
+def gaps(X):
+    """What an E step has to know of the gaps in X (N,D), to be made once for all steps: here, that there are some."""
+    return True
+
+
+def bound(S, c):
+    """Mean bound per row, l / sum S0, or NaN where a component has collapsed, that is some c_k = -inf.
+
+    S: statistics, flat; c (K,)."""
+    W = float(S[: len(c)].sum())
+    return float(S[-1]) / W if W > 0 and (c > -np.inf).all() else math.nan
+
+
 def _rows(cost, least=TILE):
     """Rows of a block, a multiple of TILE: about half a millisecond of work at `cost` multiplications a row."""
     return min(max(16_000_000 // cost, least), 8192) // TILE * TILE
@@ -764,15 +777,15 @@ def _accumulate(step, X, w, rows, S):
             S += part
 
 
-def statistics_full(X, w, mu, P, c, S, gaps=False):
-    """S of the module docstring for full covariances.   X (N,D), w (N,) or (0,), mu (K,D), P (K,D,D), c (K,); gaps: has
-    X NaN in it? Without gaps nobody looks for them."""
+def statistics_full(X, w, mu, P, c, S, gaps=None):
+    """S of the module docstring for full covariances.   X (N,D), w (N,) or (0,), mu (K,D), P (K,D,D), c (K,); gaps:
+    what `gaps` makes of X when it has NaN. Without it nobody looks for them."""
     K, D = mu.shape
     least = (4 if S.size < 2**18 else 2) * TILE  # more rows pay for the sums, fewer let Ctrl-C through in time
     _accumulate(_full(mu, P, c, gaps), X, w, _rows(K * D * (D + 8), least), S)
 
 
-def statistics_tied(X, w, mu, P, c, S, gaps=False):
+def statistics_tied(X, w, mu, P, c, S, gaps=None):
     """As statistics_full, with one P (D,D)."""
     K, D = mu.shape
     more = np.empty(S.size + K * K)
@@ -784,7 +797,7 @@ def statistics_tied(X, w, mu, P, c, S, gaps=False):
         S2 += np.tril(np.einsum("l,li,lj->ij", both[k, :k], apart, apart))
 
 
-def statistics_diag(X, w, mu, P, c, S, gaps=False):
+def statistics_diag(X, w, mu, P, c, S, gaps=None):
     """As statistics_full, with P (K,D), one over the standard deviations."""
     K, D = mu.shape
     _accumulate(_diag(mu, P, c, gaps), X, w, _rows(K * (4 * D + 8)), S)
@@ -806,7 +819,7 @@ def _answer(step, X, rows, log_px, labels, r):
     pool.run(run, -(-len(X) // rows))
 
 
-def posterior_full(X, mu, P, c, log_px, labels, r, gaps=False):
+def posterior_full(X, mu, P, c, log_px, labels, r, gaps=None):
     """log p(x) to log_px (N,), argmax_k r to labels (N,) int64, responsibilities to r (N,K); (0,), (0,), (0,K) skip.
 
     With gaps, log p of what was observed: 0 and the weights where that is nothing."""
@@ -814,13 +827,13 @@ def posterior_full(X, mu, P, c, log_px, labels, r, gaps=False):
     _answer(_full(mu, P, c, gaps), X, _rows(K * D * (D + 8), 2 * TILE), log_px, labels, r)
 
 
-def posterior_tied(X, mu, P, c, log_px, labels, r, gaps=False):
+def posterior_tied(X, mu, P, c, log_px, labels, r, gaps=None):
     """As posterior_full, with one P (D,D) for all components."""
     K, D = mu.shape
     _answer(_tied(mu, P, c, gaps), X, _rows(D * (D + 8) + K * (2 * D + 8)), log_px, labels, r)
 
 
-def posterior_diag(X, mu, P, c, log_px, labels, r, gaps=False):
+def posterior_diag(X, mu, P, c, log_px, labels, r, gaps=None):
     """As posterior_full, with P (K,D), one over the standard deviations."""
     K, D = mu.shape
     _answer(_diag(mu, P, c, gaps), X, _rows(K * (2 * D + 8)), log_px, labels, r)
@@ -880,8 +893,8 @@ def impute_diag(X, mu, P, c, u, eps, out):
 EMPTY = 2.3e-16  # of the whole weight: a component with less has none
 
 
-@kernel("T1 T2 T1 i i T1w T2w T3w T3w T3w T1w")
-def _maximise_matrices(S, mu, R, lo, hi, pi, new, Sigma, L, P, c):
+@kernel("T1 T2 T1 T1 i i T1w T2w T3w T3w T3w T1w")
+def _maximise_matrices(S, mu, R, least, lo, hi, pi, new, Sigma, L, P, c):
     """Covariances lo .. hi, of one component each, or the one of all: Sigma, L and P (K,D,D) or (1,D,D).
 
     Cholesky and its inverse row by row: L_ij = (Sigma_ij - sum_{m<j} L_im L_jm) / L_jj,
@@ -928,6 +941,7 @@ def _maximise_matrices(S, mu, R, lo, hi, pi, new, Sigma, L, P, c):
                     P[g, i, j] -= a * P[g, m, j]
             a = 1.0 / L[g, i, i]
             v += math.log(a)
+            sound &= a * a * least[i] <= 1
             for j in range(i + 1):
                 P[g, i, j] *= a
                 v -= 0.5 * R[j] * P[g, i, j] * P[g, i, j]
@@ -935,30 +949,31 @@ def _maximise_matrices(S, mu, R, lo, hi, pi, new, Sigma, L, P, c):
             c[k] = math.log(pi[k]) + v if sound and S[k] > EMPTY * W else -math.inf
 
 
-def maximise_full(S, mu, R, pi, new, Sigma, P, c):
-    """M step from S (module docstring) about mu (K,D), R (D,), all float64. With delta_k = S1_k / S0_k,
+def maximise_full(S, mu, R, least, pi, new, Sigma, P, c):
+    """M step from S (module docstring) about mu (K,D), R (D,), least (D,), all float64. With delta_k = S1_k / S0_k,
 
         pi_k = S0_k / W,   new_k = mu_k + delta_k,   Sigma_k = S2_k / S0_k - delta_k delta_k' + R,
         P_k inverse Cholesky factor of Sigma_k,      c_k of the module docstring.
 
     -> pi (K,), new (K,D), Sigma (K,D,D), P (K,D,D), c (K,). c_k = -inf says that component k has no weight, or no
-    positive definite covariance. Bishop 2006, eq. 9.24-9.26."""
+    positive definite covariance, or in some column, given those before it, a variance below `least`.
+    Bishop 2006, eq. 9.24-9.26."""
     K, L = len(Sigma), np.empty_like(Sigma)
     n = K if mu.shape[1] >= 32 else 1  # blocks of one component when there is work for it
 
     def block(b):
-        _maximise_matrices(S, mu, R, b * K // n, (b + 1) * K // n, pi, new, Sigma, L, P, c)
+        _maximise_matrices(S, mu, R, least, b * K // n, (b + 1) * K // n, pi, new, Sigma, L, P, c)
 
     pool.run(block, n)
 
 
-def maximise_tied(S, mu, R, pi, new, Sigma, P, c):
+def maximise_tied(S, mu, R, least, pi, new, Sigma, P, c):
     """As maximise_full, with one P (D,D) and one Sigma (D,D) = (S2 - sum_k S0_k delta_k delta_k') / W + R."""
-    _maximise_matrices(S, mu, R, 0, 1, pi, new, Sigma[None], np.empty_like(Sigma)[None], P[None], c)
+    _maximise_matrices(S, mu, R, least, 0, 1, pi, new, Sigma[None], np.empty_like(Sigma)[None], P[None], c)
 
 
-@kernel("T1 T2 T1 i T1w T2w T2w T2w T1w")
-def _maximise_variances(S, mu, R, average, pi, new, Sigma, P, c):
+@kernel("T1 T2 T1 T1 i T1w T2w T2w T2w T1w")
+def _maximise_variances(S, mu, R, least, average, pi, new, Sigma, P, c):
     K, D = mu.shape
     W = 0.0
     for k in range(K):
@@ -977,7 +992,7 @@ def _maximise_variances(S, mu, R, average, pi, new, Sigma, P, c):
             if average:
                 Sigma[k, d] = mean
             v = Sigma[k, d]
-            if v > 0 and S[k] > EMPTY * W:
+            if v > 0 and v >= least[d] and S[k] > EMPTY * W:
                 P[k, d] = 1 / math.sqrt(v)
                 c[k] += math.log(P[k, d]) - 0.5 * R[d] / v
             else:
@@ -985,17 +1000,17 @@ def _maximise_variances(S, mu, R, average, pi, new, Sigma, P, c):
                 c[k] = -math.inf
 
 
-def maximise_diag(S, mu, R, pi, new, Sigma, P, c):
+def maximise_diag(S, mu, R, least, pi, new, Sigma, P, c):
     """As maximise_full, with variances Sigma (K,D) = S2_kd / S0_k - delta_kd² + R_d, and P (K,D) one over roots."""
-    _maximise_variances(S, mu, R, 0, pi, new, Sigma, P, c)
+    _maximise_variances(S, mu, R, least, 0, pi, new, Sigma, P, c)
 
 
-def maximise_spherical(S, mu, R, pi, new, Sigma, P, c):
+def maximise_spherical(S, mu, R, least, pi, new, Sigma, P, c):
     """As maximise_diag, each component's variances replaced by their mean."""
-    _maximise_variances(S, mu, R, 1, pi, new, Sigma, P, c)
+    _maximise_variances(S, mu, R, least, 1, pi, new, Sigma, P, c)
 
 
-# ---------------------------------------------------------------------------------------- starts
+# ---------------------------------------------------------------------------------------- starts, samples
 @kernel("T2 T2 T1 i i T2w", fastmath=FAST)
 def _squared_distances(X, Z, s, lo, hi, d2):
     for n in range(lo, hi):
@@ -1018,3 +1033,11 @@ def squared_distances(X, Z, s, d2):
 
 
 squared_distances.block = _squared_distances  # the serial kernel of rows lo .. hi, for use in other jitted code
+
+
+def sample(mu, V, z, eps, X):
+    """x_n = mu_z + V_z eps_n, V V' = Sigma.   mu (K,D), V (K,D,D), (1,D,D), or the diagonals (K,1,D), z (N,) int64,
+    eps (N,D) -> X (N,D); all float64."""
+    for k in range(len(mu)):
+        rows, A = np.flatnonzero(z == k), V[min(k, len(V) - 1)]
+        X[rows] = mu[k] + (eps[rows] @ A.T if len(A) > 1 else eps[rows] * A)

@@ -4,11 +4,9 @@ Filling the first half alone, with one thread or many, today or after a restart,
 shared/philox.py for what seed, stream and step are for.
 """
 
-import operator
-
 from .. import pool
 from ..jit import kernel
-from ..shared import philox
+from ..shared import checks, philox
 from ..shared.scalar import is_float32
 
 BLOCK = 1 << 16  # elements a thread fills at a time: 0.1 ms; smaller arrays stay in the calling thread
@@ -42,11 +40,8 @@ _fill_normal = _filler(philox.normals32, philox.normals64)
 
 
 def _fill(fill, seed, stream, step, out):
-    for name, value, bits in (("seed", seed, 64), ("stream", stream, 32), ("step", step, 32)):
-        if not 0 <= operator.index(value) < 2**bits:
-            raise ValueError(f"{name} must be an integer from 0 to 2**{bits} - 1, got {value}.")
-    if not (out.flags.c_contiguous and out.flags.writeable):
-        raise ValueError("out must be a writable C-contiguous array. Fill a new array and assign it: out[...] = new.")
+    checks.noise(seed, stream, step, out)
+    step = int(step[0]) % 2**32 if getattr(step, "shape", ()) else step
     flat = out.reshape(-1)
     width = 4 if flat.itemsize == 4 else 2  # elements of a Philox block
 
@@ -60,7 +55,8 @@ def uniform(seed, stream, step, out):
     """Fill `out` with uniform numbers from the open interval (0, 1): (j + 1/2)/2^23 (float32) or /2^52 (float64).
 
     out: C-contiguous float32 or float64 array of any shape; out.flat[i] depends on (seed, stream, step, i) alone.
-    seed: integer below 2^64. stream (what the numbers are for), step (iteration): integers below 2^32.
+    seed: integer below 2^64. stream (what the numbers are for), step (iteration): integers below 2^32. step may also be
+    an int64 array (1,) of the set that holds it, modulo 2^32: a counter that lives on the device and is read there.
     Raises ValueError for a number out of range or an array that cannot be filled in place, TypeError for another dtype.
     Source: Philox4x32-10, Salmon et al. 2011.
 
@@ -78,7 +74,8 @@ def normal(seed, stream, step, out):
     """Fill `out` with standard normal numbers:   sqrt(-2 log u) cos 2 pi v  and  sqrt(-2 log u) sin 2 pi v,  by turns.
 
     out: C-contiguous float32 or float64 array of any shape; out.flat[i] depends on (seed, stream, step, i) alone.
-    seed: integer below 2^64. stream (what the numbers are for), step (iteration): integers below 2^32.
+    seed: integer below 2^64. stream (what the numbers are for), step (iteration): integers below 2^32. step may also be
+    an int64 array (1,) of the set that holds it, modulo 2^32: a counter that lives on the device and is read there.
     Raises ValueError for a number out of range or an array that cannot be filled in place, TypeError for another dtype.
     Sources: Philox4x32-10, Salmon et al. 2011; Box & Muller 1958.
 

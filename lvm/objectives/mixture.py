@@ -21,7 +21,8 @@ import numpy as np
 
 
 class Params(NamedTuple):
-    """A mixture in float64 on the host: pi (K,), mu (K,D), Sigma, and what the kernels read: P, c (K,)."""
+    """A mixture in float64: pi (K,), mu (K,D), Sigma, and what the kernels read: P, c (K,). During a fit they are
+    arrays of the kernel set."""
 
     pi: np.ndarray
     mu: np.ndarray
@@ -39,28 +40,25 @@ class Collapsed(Exception):
 
 
 class Statistics:
-    """Sufficient statistics S (kernels, module docstring) about the means `mu` at which they were taken. They add.
+    """Sufficient statistics S (kernels, module docstring) about the means `mu` at which they were taken, arrays of the
+    kernel set k. They add.
 
-    kind is the covariance type; the statistics of a spherical mixture are those of a diagonal one."""
+    kind is the covariance type; the statistics of a spherical mixture are those of a diagonal one. bound: mean bound
+    per row, in nats, of those that an E step gave."""
 
-    def __init__(self, S, mu, kind):
-        self.S, self.mu, self.kind = S, mu, kind
+    def __init__(self, k, S, mu, kind, bound=np.nan):
+        self.k, self.S, self.mu, self.kind, self.bound = k, S, mu, kind, bound
 
-    def _parts(self):
-        """S0 (K,1), S1 (K,D), S2: views."""
+    def parts(self):
+        """S0 (K,1), S1 (K,D), S2 in NumPy; on the CPU, views."""
         K, D = self.mu.shape
-        S0, S1, S2 = np.split(self.S[:-1], [K, K + K * D])
+        S0, S1, S2 = np.split(self.k.get(self.S)[:-1], [K, K + K * D])
         return S0[:, None], S1.reshape(K, D), S2.reshape(shape(self.kind, K, D))
 
     @property
     def weight(self):
         """Sum of the rows' weights, W."""
-        return float(self.S[: len(self.mu)].sum())
-
-    @property
-    def bound(self):
-        """Mean bound per row, in nats."""
-        return float(self.S[-1]) / self.weight
+        return float(self.parts()[0].sum())
 
     def __add__(self, other):
         if (other.kind, other.mu.shape) != (self.kind, self.mu.shape):
@@ -68,34 +66,39 @@ class Statistics:
                 f"Statistics of different mixtures do not add: {self.kind} {self.mu.shape} and {other.kind} "
                 f"{other.mu.shape}."
             )
-        return Statistics(self.S + other.about(self.mu).S, self.mu, self.kind)
+        S, more = self.k.get(self.S), self.k.get(other.about(self.mu).S)
+        return Statistics(self.k, self.k.put(S + more), self.mu, self.kind)
 
     def scaled(self, factor):
         """The same statistics of `factor` times the weight."""
-        return Statistics(factor * self.S, self.mu, self.kind)
+        return Statistics(self.k, self.k.put(factor * self.k.get(self.S)), self.mu, self.kind)
 
     def about(self, mu):
         """The same statistics about other means. With e_k = mu_k(old) - mu_k(new):
         S1' = S1 + S0 e,   S2' = S2 + e S1' + S1 e'   (S1 e' + e S1' + S0 e e', as S1' = S1 + S0 e)."""
-        new = Statistics(self.S.copy(), mu, self.kind)
-        S0, S1, S2 = new._parts()
-        e, old = self.mu - mu, S1.copy()
+        if mu is self.mu:
+            return self
+        k = self.k
+        new = Statistics(k, k.get(self.S).copy(), mu, self.kind)
+        S0, S1, S2 = new.parts()
+        e, old = k.get(self.mu) - k.get(mu), S1.copy()
         S1 += S0 * e
         if self.kind in ("full", "tied"):
             change = S1[:, :, None] * e[:, None, :] + e[:, :, None] * old[:, None, :]
             S2 += np.tril(change if self.kind == "full" else change.sum(0))
         else:
             S2 += e * (old + S1)
+        new.S = k.put(new.S)
         return new
 
     def means(self):
         """(K,D) mu_k + S1_k / S0_k; a component without weight keeps its mean."""
-        S0, S1, _ = self._parts()
-        return self.mu + S1 / np.where(S0 > 0, S0, 1)
+        S0, S1, _ = self.parts()
+        return self.k.get(self.mu) + S1 / np.where(S0 > 0, S0, 1)
 
     def within(self):
         """(D,) variance of the columns about their components' means, pooled over components."""
-        S0, S1, S2 = self._parts()
+        S0, S1, S2 = self.parts()
         S2 = S2.sum(0) if self.kind != "tied" else S2
         square = np.diagonal(S2) if self.kind in ("full", "tied") else S2
         between = (S1 * (S1 / np.where(S0 > 0, S0, 1))).sum(0)
@@ -109,14 +112,15 @@ def shape(kind, K, D):
 
 class Mixture:
     """The bound of one data set. X (N,D) and w (N,) or (0,) of the kernel set k; R (D,) float64; gaps: has X NaN in it?
-    least (D,) or None: variances so small, given the columns before, that the M step takes them for a collapse.
+    least (D,): variances below this, given the columns before, are taken for a collapse by the M step.
 
     kind is a covariance type; "spherical" is "diag" with each component's variances averaged, which is its M step.
     """
 
-    def __init__(self, k, kind, X, w, R, gaps=False):
+    def __init__(self, k, kind, X, w, R, gaps=False, least=None):
         self.k, self.X, self.w, self.R, self.kind = k, X, w, np.ascontiguousarray(R, dtype=float), kind
-        self.gaps, self.dtype, self.least = gaps, X.dtype, None
+        self.gaps, self.dtype = k.mixture.gaps(X) if gaps else None, X.dtype
+        self.limits = k.put(self.R), k.put(np.zeros(len(R)) if least is None else np.ascontiguousarray(least, float))
         self._statistics = getattr(k.mixture, "statistics_" + ("diag" if kind == "spherical" else kind))
         self._maximise = getattr(k.mixture, f"maximise_{kind}")
 
@@ -127,12 +131,24 @@ class Mixture:
         return np.broadcast_to(matrix, shape(self.kind, K, len(v))).copy()
 
     def params(self, pi, mu, Sigma):
-        """Params to begin at. Raises Collapsed, with all components, when a covariance is not positive definite."""
+        """Params to begin at, from NumPy arrays. Raises Collapsed, with all components, when a covariance is not
+        positive definite."""
         P = self.factors(Sigma)
         square = (P**2).sum(axis=-2) if self.kind in ("full", "tied") else P**2
         with np.errstate(divide="ignore"):  # a weight of 0
             c = constants(pi, P, self.kind) - 0.5 * (square * self.R).sum(-1)
-        return _sound(Params(pi, mu, Sigma, P, c))
+        return self.sound(Params(*(self.k.put(np.ascontiguousarray(a)) for a in (pi, mu, Sigma, P, c))))
+
+    def host(self, p):
+        """Params in NumPy."""
+        return Params(*map(self.k.get, p))
+
+    def sound(self, p):
+        """p, or Collapsed."""
+        c = self.k.get(p.c)
+        if not c.min() > -np.inf:
+            raise Collapsed(np.flatnonzero(~(c > -np.inf)), self.host(p))
+        return p
 
     def factors(self, Sigma):
         """P, inverse Cholesky factors of covariances (one over roots of variances); nan where there are none.
@@ -145,31 +161,39 @@ class Mixture:
         A = np.ascontiguousarray(Sigma.reshape(-1, *Sigma.shape[-2:]))
         K, D = A.shape[:2]
         S = np.concatenate([np.ones(K), np.zeros(K * D), A.ravel(), [0]])
-        P, c = np.empty_like(A), np.empty(K)
-        self.k.mixture.maximise_full(S, np.zeros((K, D)), np.zeros(D), np.empty(K), np.empty((K, D)), A.copy(), P, c)
+        given = [self.k.put(a) for a in (S, np.zeros((K, D)), np.zeros(D), np.zeros(D))]
+        out = [self.k.empty(shape, float) for shape in ((K,), (K, D), A.shape, A.shape, (K,))]
+        self.k.mixture.maximise_full(*given, *out)
+        P, c = (self.k.get(a) for a in out[3:])
         P[~(c > -np.inf)] = np.nan
         return P.reshape(Sigma.shape)
 
     def statistics(self, p):
-        """E step: Statistics at p."""
+        """E step: Statistics at p. Raises Collapsed when p, which may come from `maximise`, cannot be used.
+
+        The bound, read back for it, is the one number that leaves the device in an EM step."""
+        s = self._sum(p)
+        s.bound = self.k.mixture.bound(s.S, p.c)
+        if np.isnan(s.bound):
+            self.sound(p)
+        return s
+
+    def _sum(self, p):
         return self._of(self.X, self.w, self.gaps, p)
 
     def _of(self, X, w, gaps, p):
-        mu = p.mu.astype(X.dtype)
-        S = np.empty(mu.size + len(mu) + p.Sigma.size + 1)
-        self._statistics(X, w, mu, p.P.astype(mu.dtype, copy=False), p.c.astype(mu.dtype, copy=False), S, gaps)
-        return Statistics(S, mu.astype(float, copy=False), self.kind)
+        k, mu = self.k, self.k.cast(p.mu, self.dtype)
+        S = k.empty(p.mu.size + p.c.size + p.Sigma.size + 1, float)
+        self._statistics(X, w, mu, k.cast(p.P, self.dtype), k.cast(p.c, self.dtype), S, gaps)
+        return Statistics(k, S, k.cast(mu, np.float64), self.kind)
 
     def maximise(self, s):
-        """M step: Params. Raises Collapsed."""
+        """M step: Params; whether they can be used is seen in the next E step, or by `sound`."""
         K, D = s.mu.shape
-        Sigma = np.empty(shape(self.kind, K, D))
-        p = Params(np.empty(K), np.empty((K, D)), Sigma, np.empty_like(Sigma), np.empty(K))
-        self._maximise(s.S, s.mu, self.R, *p)
-        if self.least is not None:
-            factors = np.diagonal(p.P, axis1=-2, axis2=-1) if self.kind in ("full", "tied") else p.P
-            p.c[(factors**2 * self.least > 1).any(axis=-1)] = -np.inf
-        return _sound(p)
+        of_Sigma = shape(self.kind, K, D)
+        p = Params(*(self.k.empty(size, np.float64) for size in ((K,), (K, D), of_Sigma, of_Sigma, (K,))))
+        self._maximise(s.S, s.mu, *self.limits, *p)
+        return p
 
     def gradient(self, s, p):
         """Of l in pi (K,), mu (K,D) and Sigma (of this kind), from the Statistics s of an E step at p.
@@ -179,7 +203,8 @@ class Mixture:
             d/dSigma = r Q (E[y y'] + R - Sigma) Q / 2 = r P' (P (E[y y'] + R) P' - 1) P / 2
         and the sum over rows is S0/pi - W, Q S1, P' (P (S2 + S0 R) P' - S0) P / 2. A derivative in Sigma is symmetric,
         G with dl = sum_ij G_ij dSigma_ij. R = 0 gives the gradient of log p(X). Fisher 1925; Louis 1982."""
-        S0, S1, S2 = s.about(p.mu)._parts()
+        p = self.host(p)
+        S0, S1, S2 = s.about(p.mu).parts()
         g_pi = S0[:, 0] / p.pi - S0.sum()
         if self.kind in ("full", "tied"):
             P, W = (p.P, S0[:, :, None]) if self.kind == "full" else (p.P[None], S0.sum())
@@ -192,6 +217,7 @@ class Mixture:
 
     def expected(self, p, weight):
         """Statistics of that weight that `maximise` turns into p: those to expect of rows from p, without a bound."""
+        p = self.host(p)
         S0 = weight * p.pi
         if self.kind == "full":
             S2 = S0[:, None, None] * (p.Sigma - np.diag(self.R))
@@ -199,21 +225,21 @@ class Mixture:
             S2 = weight * (p.Sigma - np.diag(self.R))
         else:
             S2 = S0[:, None] * (p.Sigma - (self.R if self.kind == "diag" else self.R.mean()))
-        return Statistics(np.concatenate([S0, np.zeros(p.mu.size), S2.ravel(), [0.0]]), p.mu, self.kind)
+        S = np.concatenate([S0, np.zeros(p.mu.size), S2.ravel(), [0.0]])
+        return Statistics(self.k, self.k.put(S), self.k.put(p.mu), self.kind)
 
 
 class Streamed(Mixture):
     """The bound of data that are read anew for each E step: blocks() yields X (n,D), w (n,) or (0,), gaps."""
 
-    def __init__(self, k, kind, blocks, dtype, R):
-        super().__init__(k, kind, np.empty((0, len(R)), dtype), np.empty(0), R)
+    def __init__(self, k, kind, blocks, dtype, R, least=None):
+        super().__init__(k, kind, np.empty((0, len(R)), dtype), np.empty(0), R, least=least)
         self.blocks = blocks
 
-    def statistics(self, p):
-        """E step: the sum of the blocks' Statistics at p."""
+    def _sum(self, p):
         total = None
         for X, w, gaps in self.blocks():
-            some = self._of(X, w, gaps, p)
+            some = self._of(X, w, self.k.mixture.gaps(X) if gaps else None, p)
             total = some if total is None else total + some
         return total
 
@@ -222,13 +248,6 @@ def constants(pi, P, kind):
     """c_k = log pi_k - D/2 log 2pi + log|P_k|: (K,)."""
     diagonal = np.diagonal(P, axis1=-2, axis2=-1) if kind in ("full", "tied") else P
     return np.log(pi) - 0.5 * P.shape[-1] * np.log(2 * np.pi) + np.log(diagonal).sum(-1)
-
-
-def _sound(p):
-    """p, or Collapsed."""
-    if not p.c.min() > -np.inf:
-        raise Collapsed(np.flatnonzero(~(p.c > -np.inf)), p)
-    return p
 
 
 def conditional(x, pi, mu, Sigma, kind):
