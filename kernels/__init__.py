@@ -14,7 +14,7 @@ if __name__ != "lvm.kernels":
     )
 
 SETS = ("cpu", "cuda")
-PAYS = 2**30  # multiplications in one pass over the data from which "auto" takes the GPU: tenths of a second on a CPU
+PAYS = 2**30  # multiplications of a pass from which "auto" takes the GPU: 0.1 s of a CPU. Not yet measured on a GPU
 
 
 def load(device: str = "cpu", work: float = 0):

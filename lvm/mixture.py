@@ -72,7 +72,8 @@ class GaussianMixture(Estimator):
     device : {"cpu", "cuda", "auto"}, default "cpu"
         Where the work is done: "cuda" is an NVIDIA GPU (pip install 'lvm[cuda13]'), and "auto" takes it where there is
         one and X is large enough to gain. Arrays that are on a GPU (CuPy, PyTorch, Numba) are taken from there, and
-        answers are of their kind; fitted attributes are NumPy arrays always.
+        answers are of their kind; they are also copied to the host, where checks and the start look at them. Fitted
+        attributes are NumPy arrays always.
 
     Attributes
     ----------
@@ -99,8 +100,8 @@ class GaussianMixture(Estimator):
         Bad data or parameters: before anything is changed.
     NumericalError
         A component collapsed again after three repairs, or a column is constant and reg_covar=0. It is a ValueError.
-    RuntimeError
-        The device cannot be used here.
+    RuntimeError, MemoryError
+        The device cannot be used here; it has no room.
     After any of them the model is as it was before the fit.
 
     Notes
@@ -361,6 +362,7 @@ class GaussianMixture(Estimator):
         verbose = int(self.verbose) if isinstance(self.verbose, (bool, np.bool_)) else self.verbose
         check_int("verbose", verbose, 0, who=who)
         check_int("verbose_interval", self.verbose_interval, 1, who=who)
+        kernels.load(self.device)  # or an error, before anything else
 
     def _best_of_starts(self, blocks, gaps, rng):
         """-> the Climb to keep, R (D,), is it sound? and the weight of the rows. Starts that are not sound come last.
@@ -717,21 +719,20 @@ class GaussianMixture(Estimator):
         fill = getattr(
             k.mixture, "impute_diag" if self.covariance_type == "spherical" else f"impute_{self.covariance_type}"
         )
+        x = k.put(X)
         if n_draws is None:
             out = k.empty(X.shape, X.dtype)
-            fill(k.put(X), mu, P, c, k.empty(0, np.float64), k.empty((0, X.shape[1]), np.float64), out)
+            fill(x, mu, P, c, k.empty(0, np.float64), k.empty((0, X.shape[1]), np.float64), out)
             return k.get(out, X)
         check_int("n_draws", n_draws, 1, who="impute")
         seed = int(check_random_state(self.random_state).integers(2**63))
-        draws = np.empty((n_draws, *X.shape), X.dtype)
+        draws = k.empty((n_draws, *X.shape), X.dtype)
         u, eps = k.empty(len(X), np.float64), k.empty(X.shape, np.float64)
         for i in range(n_draws):
             k.random.uniform(seed, 0, i, u)
             k.random.normal(seed, 1, i, eps)
-            out = k.empty(X.shape, X.dtype)
-            fill(k.put(X), mu, P, c, u, eps, out)
-            draws[i] = k.get(out)
-        return draws
+            fill(x, mu, P, c, u, eps, draws[i])
+        return k.get(draws, X)
 
     def marginal(self, columns) -> "GaussianMixture":
         """The mixture of some columns alone, in the order given: numbers, or names after a fit on a data frame.

@@ -376,9 +376,9 @@ def shuffled(x, out):
     out[5, i] = cuda.any_sync(0xFFFFFFFF, i == 40)
     out[6, i] = cuda.all_sync(0xFFFFFFFF, i < 40)
     cuda.syncwarp()
-    out[7, i] = cuda.syncthreads_count(i < 40)
-    out[8, i] = cuda.syncthreads_and(i < 40)
-    out[9, i] = cuda.syncthreads_or(i == 40)
+    out[7, i] = cuda.syncthreads_count(1 if i < 40 else 0)
+    out[8, i] = cuda.syncthreads_and(1 if i < 40 else 0)
+    out[9, i] = cuda.syncthreads_or(1 if i == 40 else 0)
 
 
 def test_warp_operations_are_those_of_the_cuda_manual(cuda_set):

@@ -11,10 +11,12 @@ Everything runs in one stream, so that what was queued first is done first. In N
 
 import functools
 import gc
+import math
 import os
 import sys
 import threading
 import warnings
+import weakref
 
 import numba
 import numpy as np
@@ -133,6 +135,11 @@ class Kernel:
 
     def _configure(self, dtype, blocks, threads):
         compiled = self.compiled(dtype)
+        if isinstance(blocks, tuple) and max(blocks[1:]) > 65535:
+            raise ValueError(
+                f"{self.__name__} would take {blocks} blocks, and a GPU takes at most 65535 along the second and third "
+                "axis. Try fewer components or columns, or device='cpu'."
+            )
         with _lock, warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*Grid size")  # small problems have small grids
             configured = compiled[blocks, threads, stream()]
@@ -205,9 +212,43 @@ def get(x, like=None):
     return put(x)
 
 
+KEPT = 2**30  # bytes of device memory that wait to be used again
+_free: "dict[int, list]" = {}  # pieces of it, by size
+
+
+class _Lent:
+    """A piece of device memory in use: it is free again when the last array and view on it is gone."""
+
+    def __init__(self, memory):
+        self.memory = memory
+
+    def __del__(self):
+        if _free is not None:  # at the end of the process
+            if sum(size * len(pieces) for size, pieces in list(_free.items())) + self.memory.size > KEPT:
+                _free.clear()
+            if self.memory.size <= KEPT:
+                _free.setdefault(self.memory.size, []).append(self.memory)
+
+
 def empty(shape, dtype):
-    """An uninitialised array on the device."""
-    return _allocated(lambda: cuda.device_array(shape, dtype), shape, dtype)
+    """An uninitialised array on the device, in memory that an earlier one had where there is some.
+
+    The driver takes a millisecond to give and take back a large piece, and waits for all kernels (CuPy and PyTorch keep
+    theirs, too). It may be given out while kernels on the earlier array still wait: those come first in the stream."""
+    if stream() != 0:
+        raise RuntimeError("A recorded step may not make arrays: others would get their memory. Make them before it.")
+    dtype, shape = np.dtype(dtype), tuple(map(int, shape)) if np.iterable(shape) else (int(shape),)
+    size = math.prod(shape) * dtype.itemsize
+    if SIMULATED or size == 0:
+        return _allocated(lambda: cuda.device_array(shape, dtype), shape, dtype)
+    size = -(-size // 512) * 512
+    try:
+        memory = _free[size].pop()
+    except (KeyError, IndexError):
+        memory = _allocated(lambda: cuda.device_array(size, np.uint8), shape, dtype)
+    at = memory.device_ctypes_pointer.value, False
+    description = {"shape": shape, "typestr": dtype.str, "data": at, "strides": None, "version": 3}
+    return cuda.from_cuda_array_interface(description, owner=_Lent(memory))
 
 
 @kernel("T1 d1w", double=True)
@@ -247,6 +288,7 @@ def _allocated(allocate, shape, dtype):
                 raise
         if attempt == 0:
             gc.collect()
+            _free.clear()
     size = int(np.prod(shape, dtype=object)) * np.dtype(dtype).itemsize
     free, total = cuda.current_context().get_memory_info()
     raise MemoryError(
@@ -265,7 +307,7 @@ class _Graph:
     """A recorded step: see `capture`."""
 
     def __init__(self, step):
-        self.step, self.calls, self.stream, self.graph = step, 0, None, None
+        self.step, self.calls, self.graph = step, 0, None
 
     def __call__(self):
         self.calls += 1
@@ -282,21 +324,24 @@ class _Graph:
     def _record(self):
         from cuda.bindings import driver
 
-        self.stream = cuda.stream()
-        handle = getattr(self.stream, "handle", self.stream)
-        self.handle = int(getattr(handle, "value", handle))
+        if not hasattr(_here, "recorder"):  # one for good: numba.cuda lets go of no stream, so cuBLAS of no memory
+            _here.recorder = cuda.stream()
+        self.handle = int(_here.recorder)
         mode = driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
-        _here.stream = self.stream
+        _here.stream = _here.recorder
         try:
             with cuda.defer_cleanup():  # memory may not be given back while a stream is recorded
                 _checked(driver.cuStreamBeginCapture(self.handle, mode))
                 try:
                     self.step()
-                finally:
-                    (graph,) = _checked(driver.cuStreamEndCapture(self.handle))
+                except BaseException:
+                    driver.cuStreamEndCapture(self.handle)  # fails, too; the error to see is the first
+                    raise
+                (graph,) = _checked(driver.cuStreamEndCapture(self.handle))
         finally:
             del _here.stream
         (self.graph,) = _checked(driver.cuGraphInstantiate(graph, 0))
+        weakref.finalize(self, driver.cuGraphExecDestroy, self.graph).atexit = False
         _checked(driver.cuGraphDestroy(graph))
 
 

@@ -1,0 +1,689 @@
+"""What the CUDA kernels do on the GPU that is here: are they right, and how fast beside the CPU, PyTorch and CuPy?
+
+    python benchmarks/gpu.py [--out DIR] [--quick]
+
+Needs lvm with numba-cuda, and takes under eight minutes. Prints as it goes; with --out, writes gpu.md and gpu.json
+there. PyTorch and CuPy are compared with where they are installed. The exit status is not 0 when a kernel gives another
+answer than its CPU twin. In Numba's simulator (NUMBA_ENABLE_CUDASIM=1) it checks tiny sizes and times nothing.
+"""
+
+import argparse
+import contextlib
+import datetime
+import importlib.metadata
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+import traceback
+import warnings
+from pathlib import Path
+
+import numpy as np
+
+sys.path[:0] = [str(Path(__file__).parents[1])]
+
+from benchmarks import problems  # noqa: E402
+from lvm import GaussianMixture, get_num_threads, kernels  # noqa: E402
+from lvm.objectives.mixture import Mixture  # noqa: E402
+
+SECONDS = 440  # after which no section begins; the longest takes some twenty
+PACKAGES = ["lvm", "numpy", "numba", "numba-cuda", "cuda-bindings", "cuda-core", "nvidia-cublas", "torch"]
+PACKAGES += ["cupy-cuda13x", "cupy-cuda12x"]
+KINDS = "full", "tied", "diag", "spherical"
+NOT_HERE = "not here"
+
+
+class Report:
+    """Rows as they come, on the screen and, at the end, in files."""
+
+    def __init__(self, quick):
+        self.began, self.quick, self.about, self.rows, self.failed = time.perf_counter(), quick, {}, [], []
+
+    def say(self, text):
+        print(f"[{time.perf_counter() - self.began:5.0f} s] {text}", flush=True)
+
+    def row(self, section, what, value, unit="", goal="", met=None, note=""):
+        """One figure. met: is the goal reached? None: there is none."""
+        value = value if isinstance(value, str) else float(f"{value:.4g}")
+        self.rows.append({"section": section, "what": what, "value": value, "unit": unit, "goal": goal, "met": met})
+        self.rows[-1]["note"] = note
+        verdict = "" if met is None else f"  goal {goal}: {'met' if met else 'MISSED'}"
+        self.say(f"{section:8} {what:52} {value!s:>10} {unit:5}{verdict}  {note}")
+
+    def check(self, what, error, limit):
+        """An error that must not be above its limit."""
+        if not error <= limit:
+            self.failed.append(what)
+        self.say(f"check    {what:52} {error:10.1e} {'pass' if error <= limit else f'FAIL, limit {limit:.0e}'}")
+
+    def section(self, f, *args):
+        """f(self, *args), if there is time; what goes wrong there is a line."""
+        name = f.__name__
+        if time.perf_counter() - self.began > SECONDS:
+            return self.say(f"{name}: left out, no time")
+        try:
+            f(self, *args)
+        except Exception as e:
+            self.say(f"{name} stopped: {type(e).__name__}: {' '.join(str(e).split())[:300]}")
+            self.say("  " + traceback.format_exc().strip().splitlines()[-3].strip())
+            self.rows.append({"section": name, "what": "stopped", "value": f"{type(e).__name__}: {e}"[:300]})
+            if name == "checks":
+                self.failed.append(f"{name}: {e}")
+
+    def write(self, folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "gpu.json").write_text(
+            json.dumps({"about": self.about, "failed": self.failed, "rows": self.rows}, indent=1) + "\n"
+        )
+        lines = ["# lvm on a GPU", "", *(f"- {name}: {value}" for name, value in self.about.items()), ""]
+        lines += [f"Checks that failed: {', '.join(self.failed) or 'none'}.", ""]
+        lines += ["| | what | measured | goal | met | |", "| --- | --- | ---: | --- | --- | --- |"]
+        for r in self.rows:
+            met = {None: "", True: "yes", False: "**no**"}[r.get("met")]
+            cells = (
+                r["section"],
+                r["what"],
+                f"{r['value']} {r.get('unit', '')}",
+                r.get("goal", ""),
+                met,
+                r.get("note", ""),
+            )
+            lines.append("| " + " | ".join(c.strip().replace("|", "\\|").replace("\n", " ") for c in cells) + " |")
+        (folder / "gpu.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def about(report):
+    """Device, driver, versions."""
+    from lvm.kernels.cuda import api
+
+    said = report.about
+    said["date"] = datetime.datetime.now().strftime("%Y-%m-%d %H:%M")
+    said["device"] = api.device_name()
+    try:
+        query = ["nvidia-smi", "--query-gpu=driver_version,clocks.max.sm,power.limit", "--format=csv,noheader"]
+        said["driver, clock, power"] = subprocess.run(query, capture_output=True, text=True, timeout=20).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        pass
+    said["CPU"] = f"{os.cpu_count()} processors, {get_num_threads()} threads"
+    said["Python"] = sys.version.split()[0]
+    for package in PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            said[package] = importlib.metadata.version(package)
+    for name, value in said.items():
+        report.say(f"{name}: {value}")
+
+
+# -------------------------------------------------------------------------------------------------------------- checks
+
+
+def apart(a, b):
+    """The largest difference, relative to the largest entry of b; infinite where one is no number and the other is."""
+    a, b = np.asarray(a, float), np.asarray(b, float)
+    finite = np.isfinite(b)
+    if a.shape != b.shape or not np.array_equal(np.isfinite(a), finite) or not np.array_equal(a[~finite], b[~finite]):
+        return np.inf
+    a, b = a[finite], b[finite]
+    return float(np.abs(a - b).max(initial=0) / max(np.abs(b).max(initial=0), 1e-30))
+
+
+def checks(report, cpu, gpu, tiny):
+    """Every kernel beside its CPU twin, in both dtypes, at sizes that no tile divides."""
+    sizes = [(70, 5, 3)] if tiny else [(70, 5, 3), (1003, 17, 4), (517, 33, 19), (2051, 70, 5)]
+    for T in np.float32, np.float64:
+        name, eps = np.dtype(T).name, np.finfo(T).eps
+        for N, D, K in sizes:
+            for kind in KINDS:
+                for missing in 0, 0.2:
+                    what = f"{kind} {N}x{D} K={K} {name}" + (", gaps" if missing else "")
+                    check_mixture(report, what, cpu, gpu, kind, (N, D, K), T, missing)
+        check_others(report, name, cpu, gpu, T, 300 * eps, tiny)
+
+
+def check_mixture(report, what, cpu, gpu, kind, size, T, missing):
+    """E step with weights, M step, answers and imputation from the same parameters."""
+    (N, D, K), rng = size, np.random.default_rng(1)
+    X, start = problems.mixture(N, D, K, T)
+    w = rng.random(N)
+    if missing:
+        X[rng.random(X.shape) < missing] = np.nan
+        X[N // 2] = np.nan  # a row of gaps alone
+    got = []
+    for k in cpu, gpu:
+        objective = Mixture(k, kind, k.put(X), k.put(w), np.full(D, 1e-3), bool(missing))
+        p = objective.params(
+            start["weights_init"], start["means_init"].astype(float), objective.diagonal(np.ones(D), K)
+        )
+        s = objective.statistics(p)
+        p = objective.host(objective.maximise(s))
+        of, mu, P, c = "diag" if kind == "spherical" else kind, *(k.put(a.astype(T)) for a in (p.mu, p.P, p.c))
+        log_px, labels, r = k.empty(N, T), k.empty(N, np.int64), k.empty((N, K), T)
+        seen = objective.gaps
+        getattr(k.mixture, f"posterior_{of}")(objective.X, mu, P, c, log_px, labels, r, seen)
+        filled, none, none_2 = k.empty((N, D), T), k.empty(0, np.float64), k.empty((0, D), np.float64)
+        getattr(k.mixture, f"impute_{of}")(objective.X, mu, P, c, none, none_2, filled)
+        S = [np.tril(a) if i == 2 and kind in ("full", "tied") else a for i, a in enumerate(s.parts())]
+        got.append([s.bound, *S, *p, *map(k.get, (log_px, r, filled))])
+    names = ["bound", "S0", "S1", "S2", *p._fields, "log p", "r", "imputed"]
+    limit = 100 * D * np.finfo(T).eps * (10 if missing else 1)
+    errors = {name: apart(b, a) for name, a, b in zip(names, *got)}
+    worst = max(errors, key=errors.get)
+    report.check(f"{what}: {worst}", errors[worst], limit)
+
+
+def check_others(report, name, cpu, gpu, T, limit, tiny):
+    """Distances, samples, casts, noise, matrix products, Adam."""
+    rng = np.random.default_rng(2)
+    N, D, L = (37, 3, 5) if tiny else (3001, 13, 21)
+    Z, eps = rng.normal(size=(L, D)), rng.normal(size=(N, D))
+    X = (Z[rng.integers(L, size=N)] + eps).astype(T)
+    z, V = rng.integers(L, size=N), rng.normal(size=(L, D, D))
+
+    def both(what, f, limit=limit):
+        report.check(f"{what} {name}", apart(gpu.get(f(gpu)), cpu.get(f(cpu))), limit)
+
+    def filled(f, shape, dtype=T):
+        def call(k):
+            out = k.empty(shape, dtype)
+            f(k, out)
+            return out
+
+        return call
+
+    given = lambda k, *arrays: [k.put(np.ascontiguousarray(a)) for a in arrays]
+    distances = lambda k, d2: k.mixture.squared_distances(*given(k, X, Z.astype(T), np.ones(D, T)), d2)
+    both("squared_distances", filled(distances, (L, N)))
+    both("sample", filled(lambda k, x: k.mixture.sample(*given(k, Z, V, z, eps), x), (N, D), np.float64), 1e-12)
+    both("cast", lambda k: k.cast(*given(k, X), np.float64), 0)
+    both("uniform", filled(lambda k, x: k.random.uniform(7, 1, 5, x), (N, D)), 0)
+    both("normal", filled(lambda k, x: k.random.normal(7, 1, 5, x), (N, D)))
+    for M, N, K in [(33, 17, 65)] if tiny else [(33, 17, 65), (128, 512, 784), (1023, 511, 301)]:
+        for transpose in "nn", "nt", "tn", "tt":
+            A = rng.normal(size=(M, K) if transpose[0] == "n" else (K, M)).astype(T)
+            B = rng.normal(size=(K, N) if transpose[1] == "n" else (N, K)).astype(T)
+            f = "tanh" if transpose == "nn" else "identity"
+            product = lambda k, C: k.linear.gemm(*given(k, A, B), C, *given(k, np.ones(N, T)), transpose, f)  # noqa: B023
+            both(f"gemm {M}x{N}x{K} {transpose} {f}", filled(product, (M, N)))
+
+    def adam(k):
+        theta, g, m, v = given(k, *rng_vectors.astype(T))
+        step, factor = given(k, np.full(1, 3), np.full(1, 0.5, T))
+        for rate in 0.1, factor:
+            k.adam.adam(theta, g, m, v, step, rate, 0.9, 0.999, 1e-8)
+            k.adam.tick(step)
+        return theta
+
+    rng_vectors = rng.random((4, 1001))
+    both("adam, tick", adam)
+
+
+# -------------------------------------------------------------------------------------------------------------- clocks
+
+
+def seconds(f, sync, n):
+    """Median seconds of n calls, each waited for."""
+    taken = []
+    for _ in range(n):
+        sync()
+        start = time.perf_counter()
+        f()
+        sync()
+        taken.append(time.perf_counter() - start)
+    return statistics.median(taken)
+
+
+def stream_of(f, sync, n):
+    """Seconds a call of n calls queued one after the other: until they are queued, and until they are done."""
+    f()
+    sync()
+    start = time.perf_counter()
+    for _ in range(n):
+        f()
+    queued = time.perf_counter() - start
+    sync()
+    return queued / n, (time.perf_counter() - start) / n
+
+
+def replayed(gpu, f, n=20):
+    """Microseconds on the device of one f(), as one of n in a recorded graph."""
+    again = gpu.capture(lambda: [f() for _ in range(n)])
+    for _ in range(3):
+        again()
+    return 1e6 * min(stream_of(again, gpu.sync, 20)[1] for _ in range(3)) / n
+
+
+# ---------------------------------------------------------------------------------------------------------- EM, fitted
+
+
+def problem(N, D, K, dtype, kind, missing=0.0):
+    X, _ = problems.mixture(N, D, K, dtype)
+    means = X[:K].astype(float)
+    if missing:
+        X[np.random.default_rng(1).random(X.shape) < missing] = np.nan
+    return X, means
+
+
+def climber(k, kind, X, means):
+    """step() -> bound, an EM step from where the last one ended, and its phases queue on k."""
+    K, D = means.shape
+    objective = Mixture(k, kind, k.put(X), k.put(np.empty(0)), np.zeros(D), bool(np.isnan(X[:1000]).any()))
+    p = objective.params(np.full(K, 1 / K), means, objective.diagonal(np.nanvar(X[:10000], axis=0).astype(float), K))
+    state = [objective.statistics(p)]
+
+    def step():
+        state[0] = objective.statistics(objective.maximise(state[0]))
+        return state[0].bound
+
+    return step
+
+
+def iterations(report, cpu, gpu):
+    """One EM step, its bound read back, beside the CPU, PyTorch and CuPy. And is the log-likelihood the same?"""
+    big = (100_000, 64, 64) if report.quick else (1_000_000, 64, 64)
+    middle = (20_000, 32, 16) if report.quick else (100_000, 32, 16)
+    cases = [("full", *middle, "float32", 0), ("diag", *big, "float32", 0), ("tied", *middle, "float32", 0)]
+    cases += [("full", *middle, "float64", 0), ("full", *middle, "float32", 0.2), ("diag", *middle, "float32", 0.2)]
+    for number, (kind, N, D, K, dtype, missing) in enumerate(cases):
+        if time.perf_counter() - report.began > SECONDS:
+            return
+        what = f"{kind} {N}x{D} K={K} {dtype}" + (f", {missing:.0%} gaps" if missing else "")
+        X, means = problem(N, D, K, dtype, kind, missing)
+        step = climber(gpu, kind, X, means)
+        bounds = [step() for _ in range(3)]
+        ours = 1e3 * seconds(step, gpu.sync, 5 if missing else 30)
+        goal, met = (
+            ("under 1 ms", ours < 1) if number == 0 else ("under 10 ms", ours < 10) if number == 1 else ("", None)
+        )
+        report.row("EM step", what, ours, "ms", goal, None if report.quick else met)
+
+        step = climber(cpu, kind, X, means)
+        step()
+        taken = 1e3 * seconds(step, cpu.sync, 2)
+        report.row("EM step", f"{what}, CPU kernels", taken, "ms", note=f"{taken / ours:.1f} times ours")
+        if number not in (1, 5):  # in float64 where there is room and time
+            step = climber(cpu, kind, X.astype(float), means)
+            want = [step() for _ in range(3)][-1]
+            error, limit = abs(bounds[-1] - want) / abs(want), 1e-5 if dtype == "float32" else 1e-10
+            report.row("EM step", f"{what}, error of log-likelihood", error, "", f"at most {limit:.0e}", error <= limit)
+        if not missing:
+            for peer in (torch_em, cupy_em):
+                compare(report, what, peer, ours, bounds[-1], kind, X, means, number == 0)
+
+
+def compare(report, what, peer, ours, bound, kind, X, means, has_goal):
+    """Milliseconds of the same step by another library, and whether it climbs to the same bound."""
+    try:
+        for name, taken, reached in peer(kind, X, means):
+            times, off = taken / ours, abs(reached - bound) / abs(bound)
+            goal = "5 times ours" if has_goal and "PyTorch" in name else ""
+            met = None if not goal or report.quick else times >= 5
+            note = f"{times:.1f} times ours; bounds {off:.0e} apart"
+            report.row("EM step", f"{what}, {name}", taken, "ms", goal, met, note)
+    except ImportError:
+        report.say(f"{peer.__name__}: {NOT_HERE}")
+    except Exception as e:
+        report.say(f"{what}, {peer.__name__}: {type(e).__name__}: {' '.join(str(e).split())[:200]}")
+
+
+def torch_em(kind, X, means):
+    """EM in PyTorch, all components at once, as a careful user writes it: a factor, one batched product or solve with
+    all rows, log-sum-exp. Eager, and recorded as a CUDA graph. float32 without TF32, PyTorch's own default."""
+    import torch as t
+
+    x, mu = t.as_tensor(X, device="cuda"), t.as_tensor(means.astype(X.dtype), device="cuda")
+    (N, D), K, one = x.shape, len(mu), t.eye(X.shape[1], dtype=x.dtype, device="cuda")
+    v = t.as_tensor(np.nanvar(X[:10000], axis=0), device="cuda")
+    start = {"full": t.diag(v).expand(K, D, D), "tied": t.diag(v), "diag": v.expand(K, D)}[kind].contiguous()
+    p = [t.full((K,), 1 / K, dtype=x.dtype, device="cuda"), mu, start]
+    constant = 0.5 * D * np.log(2 * np.pi)
+
+    def weigh(log_p):  # (K,N)
+        total = t.logsumexp(log_p, 0)
+        return (log_p - total).exp_(), total.mean()
+
+    def full(solve):
+        def step(pi, mu, Sigma):
+            L = t.linalg.cholesky_ex(Sigma)[0]
+            d = x - mu[:, None]
+            if solve:
+                y = t.linalg.solve_triangular(L, d.mT, upper=False)
+                square = (y * y).sum(1)
+            else:
+                P = t.linalg.solve_triangular(L, one.expand(K, D, D), upper=False)
+                square = (d @ P.mT).square_().sum(2)
+            log_det = L.diagonal(dim1=1, dim2=2).log().sum(1)
+            r, bound = weigh((pi.log() - log_det - constant)[:, None] - 0.5 * square)
+            n = r.sum(1)
+            mu = r @ x / n[:, None]
+            d = x - mu[:, None]
+            return bound, n / N, mu, (r[:, :, None] * d).mT @ d / n[:, None, None]
+
+        return step
+
+    def tied(pi, mu, Sigma):
+        L = t.linalg.cholesky_ex(Sigma)[0]
+        P = t.linalg.solve_triangular(L, one, upper=False)
+        square = (x @ P.mT - (mu @ P.mT)[:, None]).square_().sum(2)
+        r, bound = weigh((pi.log() - L.diagonal().log().sum() - constant)[:, None] - 0.5 * square)
+        n = r.sum(1)
+        mu = r @ x / n[:, None]
+        return bound, n / N, mu, (total - (mu.mT * n) @ mu) / N
+
+    def diag(pi, mu, v):
+        q = 1 / v
+        square = q @ squares.mT - 2 * (mu * q) @ x.mT + (mu * mu * q).sum(1)[:, None]
+        r, bound = weigh((pi.log() - 0.5 * v.log().sum(1) - constant)[:, None] - 0.5 * square)
+        n = r.sum(1)
+        mu = r @ x / n[:, None]
+        return bound, n / N, mu, r @ squares / n[:, None] - mu * mu
+
+    total, squares = x.mT @ x, x * x
+    variants = {"full": {"solve": full(True), "inverse factor": full(False)}, "tied": {"": tied}, "diag": {"": diag}}
+    steps = {f"PyTorch ({name})" if name else "PyTorch": step for name, step in variants[kind].items()}
+    for name, step in steps.items():
+        state = [p]
+
+        def eager():
+            with t.no_grad():
+                bound, *state[0] = step(*state[0])  # noqa: B023
+            return float(bound)
+
+        reached = [eager() for _ in range(4)][-1]
+        yield name, 1e3 * seconds(eager, t.cuda.synchronize, 20), reached
+    for name, step in steps.items():  # last, for a recording that fails may leave the device unusable
+        held, side, graph = [a.clone() for a in p], t.cuda.Stream(), t.cuda.CUDAGraph()
+        with t.no_grad():
+            with t.cuda.stream(side):
+                step(*held)
+            side.synchronize()
+            with t.cuda.graph(graph):
+                bound, *new = step(*held)
+                for a, b in zip(held, new):
+                    a.copy_(b)
+
+        def replay():
+            graph.replay()  # noqa: B023
+            return float(bound)  # noqa: B023
+
+        reached = [replay() for _ in range(4)][-1]
+        yield f"{name}, CUDA graph", 1e3 * seconds(replay, t.cuda.synchronize, 20), reached
+
+
+def cupy_em(kind, X, means):
+    """The full covariances of torch_em, with an inverse factor, in CuPy."""
+    import cupy as cp
+
+    if kind != "full":
+        return
+    x, mu = cp.asarray(X), cp.asarray(means.astype(X.dtype))
+    (N, D), K = x.shape, len(mu)
+    Sigma = cp.broadcast_to(cp.diag(cp.asarray(X[:10000].var(axis=0))), (K, D, D)).copy()
+    state = [(cp.full(K, 1 / K, x.dtype), mu, Sigma)]
+
+    def step():
+        pi, mu, Sigma = state[0]
+        L = cp.linalg.cholesky(Sigma)
+        P = cp.linalg.inv(L)
+        y = cp.matmul(x - mu[:, None], P.swapaxes(1, 2))
+        log_det = cp.log(cp.diagonal(L, axis1=1, axis2=2)).sum(1)
+        log_p = (cp.log(pi) - log_det - x.dtype.type(0.5 * D * np.log(2 * np.pi)))[:, None] - 0.5 * (y * y).sum(2)
+        top = log_p.max(0)
+        r = cp.exp(log_p - top)
+        s = r.sum(0)
+        bound, r = (top + cp.log(s)).mean(), r / s
+        n = r.sum(1)
+        mu = r @ x / n[:, None]
+        d = x - mu[:, None]
+        state[0] = n / N, mu, cp.matmul((r[:, :, None] * d).swapaxes(1, 2), d) / n[:, None, None]
+        return float(bound)
+
+    reached = [step() for _ in range(4)][-1]
+    yield "CuPy", 1e3 * seconds(step, cp.cuda.Device().synchronize, 10), reached
+
+
+def phases(report, cpu, gpu):
+    """Each kernel of an EM step by CUDA events, behind a kernel that keeps the device busy until all are queued."""
+    from lvm.kernels.cuda import api
+
+    N, D, K = (20_000, 32, 16) if report.quick else (100_000, 32, 16)
+    of = {"full": ("float32", "float64"), "diag": ("float32",)}
+    wait, launch, seen = spinner(gpu), api.Kernel.__call__, []
+
+    def timed(self, *args):
+        before, after = api.cuda.event(), api.cuda.event()
+        before.record()
+        launch(self, *args)
+        after.record()
+        seen.append((self.__name__, before, after))
+
+    for kind, dtype in ((kind, dtype) for kind, dtypes in of.items() for dtype in dtypes):
+        step = climber(gpu, kind, *problem(N, D, K, dtype, kind))
+        step()
+        taken: dict = {}
+        for _ in range(8):
+            seen.clear()
+            wait()
+            api.Kernel.__call__ = timed
+            try:
+                with api.cuda.defer_cleanup():  # to give back memory is to wait
+                    step()
+            finally:
+                api.Kernel.__call__ = launch
+            gpu.sync()
+            for name in {name for name, *_ in seen}:
+                ms = sum(api.cuda.event_elapsed_time(a, b) for n, a, b in seen if n == name)
+                taken.setdefault(name.strip("_"), []).append(ms)
+        for name, ms in taken.items():
+            report.row("phases", f"{kind} {N}x{D} K={K} {dtype}: {name}", 1e3 * statistics.median(ms), "us")
+
+
+def spinner(gpu):
+    """wait(), which queues some milliseconds of nothing."""
+    from lvm.kernels.cuda.api import kernel
+
+    @kernel("T1w i")
+    def spin(x, n):
+        v = x[0]
+        for _ in range(n):
+            v = v * x[1] + x[2]
+        x[0] = v
+
+    x = gpu.put(np.zeros(3, np.float32))
+    return lambda: spin(1, 1, x, 2_000_000)
+
+
+def fits(report, cpu, gpu):
+    """What a user waits for: a fit with its start, and answers."""
+    N, D, K = (20_000, 32, 16) if report.quick else (100_000, 32, 16)
+    X, _ = problem(N, D, K, "float32", "full")
+    bounds, taken = {}, {}
+    for device in "cpu", "cuda":
+        new = lambda n: GaussianMixture(K, max_iter=n, tol=0, random_state=0, device=device)  # noqa: B023
+        new(1).fit(X[:2000])  # compiles
+        start = time.perf_counter()
+        model = new(50).fit(X)
+        taken[device], bounds[device] = time.perf_counter() - start, model.lower_bound_
+        report.row("fits", f"full {N}x{D} K={K} float32, 50 steps, {device}", taken[device], "s")
+        start = time.perf_counter()
+        model.predict_proba(X)
+        report.row("fits", f"predict_proba of the same, {device}", 1e3 * (time.perf_counter() - start), "ms")
+    report.row("fits", "times faster on the GPU", taken["cpu"] / taken["cuda"])
+    error = abs(bounds["cuda"] - bounds["cpu"]) / abs(bounds["cpu"])
+    report.row("fits", "lower_bound_ apart, relative", error, "", "", None, "of two climbs in float32")
+
+
+# ------------------------------------------------------------------------------------ products, launches, graphs, noise
+
+
+def products(report, cpu, gpu):
+    """tanh(A B + bias): our kernel, cuBLAS with our pass for bias and tanh, and PyTorch; times on the device."""
+    from lvm.kernels.cuda import cublas, linear
+
+    rng, dispatch = np.random.default_rng(0), linear.MANY_PRODUCTS
+    for M, K, N in (128, 784, 512), (1024, 784, 512):
+        what = f"tanh({M}x{K} times {K}x{N} + bias), float32"
+        A, B, bias = (rng.normal(size=s).astype(np.float32) for s in ((M, K), (K, N), (N,)))
+        a, b, c, C = *map(gpu.put, (A, B, bias)), gpu.empty((M, N), np.float32)
+        want, taken = np.tanh(A.astype(float) @ B + bias), {}
+        for name, many in ("own kernel", 1 << 62), ("cuBLAS + pass", 0), ("as chosen", dispatch):
+            if "cuBLAS" in name and not cublas.found():
+                report.say(f"cuBLAS: {NOT_HERE}")
+                continue
+            linear.MANY_PRODUCTS = many
+            try:
+                taken[name] = replayed(gpu, lambda: gpu.linear.gemm(a, b, C, c, "nn", "tanh"))  # noqa: B023
+            finally:
+                linear.MANY_PRODUCTS = dispatch
+            note = f"{2e-6 * M * N * K / taken[name]:.1f} TFLOP/s, error {apart(gpu.get(C), want):.0e}"
+            best = taken.get("cuBLAS + pass") if name == "as chosen" else None
+            goal = "no slower than cuBLAS + pass" if best else ""
+            report.row(
+                "product",
+                f"{what}: {name}",
+                taken[name],
+                "us",
+                goal,
+                taken[name] <= 1.05 * best if best else None,
+                note,
+            )
+        try:
+            report.row("product", f"{what}: PyTorch addmm, tanh", torch_product(A, B, bias), "us", note="CUDA graph")
+        except ImportError:
+            report.say(f"PyTorch: {NOT_HERE}")
+
+
+def torch_product(A, B, bias, n=20):
+    """Microseconds of torch.addmm and tanh_, as one of n in a CUDA graph."""
+    import torch as t
+
+    a, b, c = (t.as_tensor(x, device="cuda") for x in (A, B, bias))
+    out = t.empty((len(A), B.shape[1]), device="cuda")
+    once = lambda: t.addmm(c, a, b, out=out).tanh_()
+    side = t.cuda.Stream()
+    with t.no_grad(), t.cuda.stream(side):
+        once()
+        side.synchronize()
+    graph = t.cuda.CUDAGraph()
+    with t.no_grad(), t.cuda.graph(graph):
+        for _ in range(n):
+            once()
+    graph.replay()
+    return 1e6 * min(stream_of(graph.replay, t.cuda.synchronize, 20)[1] for _ in range(3)) / n
+
+
+def launches(report, cpu, gpu):
+    """What it costs the host to queue a kernel, an allocation, a number read back."""
+    from lvm.kernels.cuda.api import kernel
+
+    @kernel("T1w")
+    def one(a):
+        pass
+
+    @kernel("T1w T1w T1w T1w T1w")
+    def five(a, b, c, d, e):
+        pass
+
+    x = gpu.empty(1000, np.float32)
+    for name, f in ("1 array", lambda: one(132, 128, x)), ("5 arrays", lambda: five(132, 128, x, x, x, x, x)):
+        queued, done = stream_of(f, gpu.sync, 2000)
+        report.row("launch", f"a launch with {name}", 1e6 * queued, "us", note=f"{1e6 * done:.1f} us until it is done")
+    taken, _ = stream_of(lambda: gpu.empty(1000, np.float32), gpu.sync, 500)
+    report.row("launch", "a small array allocated and given back", 1e6 * taken, "us")
+    report.row("launch", "one number read back", 1e6 * seconds(lambda: gpu.get(x[:1]), gpu.sync, 200), "us")
+
+
+def training(report, cpu, gpu):
+    """A training step of six kernels, which reads all that changes from the device: queued anew, and replayed."""
+    from lvm.kernels.cuda.api import cuda, kernel
+
+    @kernel("T1 T1 T1w")
+    def slope(y, target, delta):
+        """(y - target) (1 - y²) / 128, of half the squared error and tanh."""
+        i = cuda.grid(1)
+        T = y.dtype.type
+        if i < y.size:
+            delta[i] = (y[i] - target[i]) * (T(1) - y[i] * y[i]) * T(1 / 128)
+
+    rng, T = np.random.default_rng(0), np.float32
+    target = gpu.put(np.tanh(rng.normal(size=(128, 512))).astype(T).reshape(-1))
+
+    def fresh():
+        flat = [gpu.put(np.zeros(784 * 512, T)) for _ in range(4)]
+        more = [gpu.empty(s, T) for s in ((128, 784), (128, 512), (128, 512), 0)]
+        (theta, g, m, v), (x, y, delta, none), step = flat, more, gpu.put(np.zeros(1, np.int64))
+
+        def train():
+            gpu.random.normal(1, 2, step, x)
+            gpu.linear.gemm(x, theta.reshape((784, 512)), y, none, "nn", "tanh")
+            slope(256, 256, y.reshape(y.size), target, delta.reshape(y.size))
+            gpu.linear.gemm(x, delta, g.reshape((784, 512)), none, "tn")
+            gpu.adam.adam(theta, g, m, v, step, 1e-3, 0.9, 0.999, 1e-8)
+            gpu.adam.tick(step)
+
+        return train, theta, step
+
+    n = 100 if report.quick else 500
+    eager, theta, step = fresh()
+    queued, done = stream_of(eager, gpu.sync, n - 1)
+    want = gpu.get(theta)
+    report.row("step", "six kernels queued anew", 1e6 * done, "us", note=f"{1e6 * queued:.1f} us of the host")
+    train, theta, step = fresh()
+    again = gpu.capture(train)
+    again()
+    again()
+    gpu.sync()
+    start = time.perf_counter()
+    for _ in range(n - 2):
+        again()
+    queued = (time.perf_counter() - start) / (n - 2)
+    gpu.sync()
+    done = (time.perf_counter() - start) / (n - 2)
+    same = bool(np.array_equal(gpu.get(theta), want)) and int(gpu.get(step)[0]) == n
+    report.row("step", "replayed: until it is done", 1e6 * done, "us", "under 30 us", done < 30e-6)
+    report.row("step", "replayed: of the host", 1e6 * queued, "us", "under 30 us", queued < 30e-6)
+    report.row("step", f"the same bits after {n} steps, replayed or not", "yes" if same else "no", "", "yes", same)
+    if not same:
+        report.failed.append("a replayed step gives other numbers")
+
+
+def noise(report, cpu, gpu):
+    """Normal numbers a second."""
+    for T, n in (np.float32, 2**26), (np.float64, 2**25):
+        out = gpu.empty(n, T)
+        taken = seconds(lambda: gpu.random.normal(1, 2, 3, out), gpu.sync, 10)  # noqa: B023
+        report.row("noise", f"normal numbers, {np.dtype(T).name}", 1e-9 * n / taken, "G/s")
+
+
+def main(arguments=None):
+    """Parse the command line, check, measure, print. Returns the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--out", type=Path, metavar="DIR", help="write gpu.md and gpu.json there")
+    parser.add_argument("--quick", action="store_true", help="small sizes, without goals for EM")
+    options = parser.parse_args(arguments)
+    why = kernels.missing()
+    if why:
+        print(why)
+        return 2
+    from lvm.kernels.cuda.api import SIMULATED
+
+    warnings.simplefilter("ignore")  # nothing converges here, on purpose
+    report = Report(options.quick)
+    cpu, gpu = kernels.load("cpu"), kernels.load("cuda")
+    report.section(about)
+    report.section(checks, cpu, gpu, SIMULATED)
+    if SIMULATED:
+        report.say("no timings from a simulator")
+    else:
+        for f in iterations, training, products, phases, launches, noise, fits:
+            report.section(f, cpu, gpu)
+    missed = [f"{r['section']}: {r['what']}" for r in report.rows if r.get("met") is False]
+    report.say(f"checks that failed: {', '.join(report.failed) or 'none'}; goals missed: {'; '.join(missed) or 'none'}")
+    if options.out:
+        report.write(options.out)
+    return 1 if report.failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

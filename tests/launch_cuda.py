@@ -1,0 +1,232 @@
+"""The host side of the CUDA kernel set on a driver without a GPU (fake_cuda.c): prints what went wrong, as JSON.
+
+Launches do nothing there, so after each function of the kernel set its CPU twin computes on the same memory. What comes
+out is then what the CPU gives, to the bit, if every array, cast, slice and copy on the way is right.
+Run by test_cuda_launch.py, in a process of its own: the simulator and the real numba.cuda cannot share one.
+"""
+
+import ctypes
+import json
+import sys
+import traceback
+import types
+import warnings
+from pathlib import Path
+
+sys.path[:0] = [str(Path(__file__).parents[1])]
+
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+
+from lvm import GaussianMixture, kernels  # noqa: E402
+from lvm.kernels.cuda import api  # noqa: E402
+from lvm.kernels.cuda.api import cuda  # noqa: E402
+
+DRIVER = ctypes.CDLL("libcuda.so.1")
+FAMILIES = "adam", "linear", "mixture", "random"
+host, device = kernels.load("cpu"), kernels.load("cuda")
+_depth = 0
+
+
+def number(name):
+    """A counter of the driver: launches, nodes, replays, live, room."""
+    return ctypes.c_long.in_dll(DRIVER, name)
+
+
+def view(a):
+    """An array of the device as the NumPy array that it is here; what the twin takes for the device's Gaps."""
+    if type(a).__name__ == "Gaps":
+        return True
+    if not hasattr(a, "copy_to_host"):
+        return a
+    memory = (ctypes.c_uint8 * a.nbytes).from_address(a.device_ctypes_pointer.value) if a.size else bytearray()
+    return np.frombuffer(memory, a.dtype).reshape(a.shape)
+
+
+def both(on_device, on_host):
+    """The function of the device, then its twin."""
+
+    def call(*args, **more):
+        global _depth
+        _depth += 1
+        try:
+            on_device(*args, **more)
+        finally:
+            _depth -= 1
+        return None if _depth else on_host(*map(view, args), **{name: view(a) for name, a in more.items()})
+
+    return call
+
+
+def install():
+    for family in FAMILIES:
+        ours, theirs = getattr(device, family), getattr(host, family)
+        for name, f in vars(theirs).items():
+            g = getattr(ours, name, None)
+            if (
+                isinstance(g, types.FunctionType)
+                and g.__module__ == ours.__name__
+                and name[0] != "_"
+                and name != "gaps"
+            ):
+                setattr(ours, name, both(g, f))
+    launch = api.Kernel.__call__
+
+    def call(self, blocks, threads, *args):
+        launch(self, blocks, threads, *args)
+        if self in (api._widen, api._narrow):
+            x, out = args if self is api._widen else args[::-1]
+            view(out)[:] = view(x)
+
+    api.Kernel.__call__ = call
+
+
+def same(a, b):
+    np.testing.assert_array_equal(np.asarray(a), np.asarray(b), strict=True)
+
+
+def fits(kind, T, gaps, room):
+    """A fit, its answers, stepwise and streamed fits, on data of the host and of the device."""
+    rng, whole = np.random.default_rng(0), device.mixture.ROOM
+    X = np.concatenate([rng.normal(size=(150, 4)), rng.normal(size=(150, 4)) @ rng.normal(size=(4, 4)) + 3]).astype(T)
+    if gaps:
+        X[rng.random(X.shape) < 0.2] = np.nan
+        X[7] = np.nan
+    new = lambda d: GaussianMixture(3, covariance_type=kind, max_iter=6, tol=0, random_state=0, device=d)
+    a, b = new("cpu").fit(X, sample_weight=np.arange(300.0)), new("cuda")
+    device.mixture.ROOM = room
+    try:
+        b.fit(X, sample_weight=np.arange(300.0))
+        for name in ("weights_", "means_", "covariances_", "lower_bounds_"):
+            same(getattr(a, name), getattr(b, name))
+        for name in ("predict", "predict_proba", "score_samples", "impute"):
+            same(getattr(a, name)(X), getattr(b, name)(X))
+        same(a.sample(5)[0].shape, b.sample(5)[0].shape)
+        for name, g in a.score_gradient(X).items():
+            same(g, b.score_gradient(X)[name])
+        blocks = lambda: np.array_split(X, 3)
+        same(new("cpu").fit(blocks).means_, new("cuda").fit(blocks).means_)
+        same(*(new(d).partial_fit(X[:200]).partial_fit(X[200:]).means_ for d in ("cpu", "cuda")))
+        if not gaps:
+            there, b = cuda.to_device(X), new("cuda")
+            same(new("cpu").fit(X).predict_proba(X), b.fit(there).predict_proba(there).copy_to_host())
+            X = np.tile(X, (2, 1))
+            same(*(new(d).fit(X).standard_errors(X)["means_"] for d in ("cpu", "cuda")) if kind == "full" else (0, 0))
+    finally:
+        device.mixture.ROOM = whole
+
+
+def small_families(T):
+    """Noise, products and Adam, with arrays of size 0 and counters on the device."""
+    rng = np.random.default_rng(0)
+    for shape in (130,), (3, 5, 7), (0, 3):
+        for step in 5, np.array([5]):
+            a, b = np.empty(shape, T), device.empty(shape, T)
+            for f in "normal", "uniform":
+                getattr(host.random, f)(1, 2, step, a)
+                getattr(device.random, f)(1, 2, device.put(step) if np.ndim(step) else step, b)
+                same(a, view(b))
+    for M, N, K in (33, 17, 65), (0, 3, 4), (3, 4, 0), (140, 4, 3):
+        for transpose in "nn", "nt", "tn", "tt":
+            A = rng.normal(size=(M, K) if transpose[0] == "n" else (K, M)).astype(T)
+            B = rng.normal(size=(K, N) if transpose[1] == "n" else (N, K)).astype(T)
+            for bias in np.zeros(0, T), np.ones(N, T):
+                C, D = np.empty((M, N), T), device.empty((M, N), T)
+                host.linear.gemm(A, B, C, bias, transpose, "tanh")
+                device.linear.gemm(*map(device.put, (A, B)), D, device.put(bias), transpose, "tanh")
+                same(C, view(D))
+    vectors = [device.put(np.ones(300, T)) for _ in range(4)]
+    step = device.put(np.zeros(1, np.int64))
+    for rate in 0.1, T(0.1), device.put(np.ones(1, T)):
+        device.adam.adam(*vectors, step, rate, 0.9, 0.999, 1e-8)
+        device.adam.tick(step)
+    assert view(step)[0] == 3
+
+
+def recorded_step():
+    """A step is recorded once, and replayed; what may not be recorded says so, and leaves no trace."""
+    A, B, b, C, noise = (device.put(np.ones(s, np.float32)) for s in ((128, 784), (784, 512), 512, (128, 512), (64, 9)))
+    g, none, step = device.empty((784, 512), np.float32), device.empty(0, np.float32), device.put(np.zeros(1, np.int64))
+    theta, m, v = (device.put(np.zeros(g.size, np.float32)) for _ in range(3))
+
+    def train():
+        device.random.normal(1, 2, step, noise)
+        device.linear.gemm(A, B, C, b, "nn", "tanh")
+        device.linear.gemm(A, C, g, none, "tn")
+        device.adam.adam(theta, g.reshape(g.size), m, v, step, 0.01, 0.9, 0.999, 1e-8)
+        device.adam.tick(step)
+
+    again, before = device.capture(train), number("launches").value
+    again()
+    assert number("launches").value == before + 5
+    for n in range(1, 4):
+        again()
+        assert (number("launches").value, number("nodes").value, number("replays").value) == (before + 5, 5, n)
+    for wrong, said in (
+        (lambda: device.empty(5, np.float32), "may not make arrays"),
+        (lambda: device.get(step), "cuMemcpyDtoH"),
+    ):
+        again = device.capture(wrong)
+        again()
+        with pytest.raises(Exception, match=said):
+            again()
+        assert api.stream() == 0
+    device.sync()
+
+
+def memory_again():
+    """What an array had goes to a later one when the last view on it is gone, and not before; up to a limit."""
+    at = lambda a: a.device_ctypes_pointer.value
+    api._free.clear()
+    a = device.empty((100, 3), np.float64)
+    place, part = at(a), a[10:20]
+    b = device.empty((100, 3), np.float64)
+    assert at(b) != place
+    del a
+    assert at(device.empty((100, 3), np.float64)) not in (place, at(b))
+    del part
+    assert at(device.empty((299,), np.float64)) == place
+    kept, api.KEPT = api.KEPT, 2000
+    try:
+        del b  # more than may be kept: all of it goes back to the driver
+        assert sum(size * len(pieces) for size, pieces in api._free.items()) <= 2000
+    finally:
+        api.KEPT = kept
+
+
+def no_room():
+    room, whole = number("room"), number("room").value
+    room.value = 0
+    try:
+        for f in lambda: device.empty((1000, 1000), np.float32), lambda: device.put(np.zeros((1000, 500))):
+            with pytest.raises(MemoryError, match=r"The GPU has no room for an array \(1000, "):
+                f()
+    finally:
+        room.value = whole
+
+
+CHECKS = {
+    "full, gaps": lambda: fits("full", np.float32, True, 2**28),
+    "full": lambda: fits("full", np.float64, False, 2**28),
+    "tied, gaps, little room": lambda: fits("tied", np.float64, True, 3000),
+    "diag, little room": lambda: fits("diag", np.float32, False, 3000),
+    "spherical, gaps": lambda: fits("spherical", np.float64, True, 2**28),
+    "small families, float32": lambda: small_families(np.float32),
+    "small families, float64": lambda: small_families(np.float64),
+    "a recorded step": recorded_step,
+    "memory again": memory_again,
+    "no room": no_room,
+}
+
+
+if __name__ == "__main__":
+    install()
+    warnings.simplefilter("ignore")  # nothing converges
+    wrong = {}
+    for name, check in CHECKS.items():
+        try:
+            check()
+            wrong[name] = ""
+        except Exception:
+            wrong[name] = traceback.format_exc()
+    print(json.dumps(wrong))
