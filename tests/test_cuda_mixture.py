@@ -305,6 +305,17 @@ def test_fillings_and_draws_are_those_of_the_cpu(cuda_set, kind, D, how, T):
     assert_array_equal(p.impute(cuda_set)[seen], p.X[seen])
 
 
+def test_gaps_that_all_but_determine_each_other_are_no_nan(k):
+    """Columns 0 and 1 have a precision matrix that is singular but for rounding: both sets raise its last pivot."""
+    p = Holed("full", 1, 3, 4)
+    p.X[:, :2], p.X[:, 2] = np.nan, np.arange(4.0)
+    P = np.array([[[1.0, 0, 0], [1e9, 1e9, 0], [0, 0, 1]]])
+    p.factors = lambda R=None: (P, np.log(np.diagonal(P[0])).sum() - np.full(1, 1.5 * np.log(2 * np.pi)))
+    assert_allclose(p.posterior(k)[0], p.posterior(cpu)[0], rtol=1e-9)
+    for a in (p.statistics(k), p.impute(k), p.impute(k, u=np.full(4, 0.5), eps=np.ones((4, 3)))):
+        assert np.isfinite(a).all()
+
+
 @pytest.mark.parametrize("kind", ["full", "diag"])
 def test_draws_take_the_first_and_the_last_component_at_the_ends(k, kind):
     p = problem(kind, 3, 2, 10, G, "all")

@@ -11,6 +11,7 @@ Rows with gaps: a thread for each row and component factors Q_mm in float64 (`_f
 for y. Their C = M'M, M the inverse of the factor of Q_mm, comes into S2 as m more rows y = M_p of the same weight.
 """
 
+import functools
 import math
 from typing import NamedTuple
 
@@ -174,11 +175,9 @@ def _normalise(a, w, rows, chunk, blank, log_px, labels, r, part):
     total, lost = T(0), T(0)
     for m in range(cuda.blockIdx.x * chunk + t, min((cuda.blockIdx.x + 1) * chunk, M), 256):
         n = rows[m] if rows.size else m
-        top, best = a[0, m], 0
+        top = a[0, m]
         for k in range(1, K):
-            v = a[k, m]
-            if v > top:
-                top, best = v, k
+            top = max(top, a[k, m])
         s = T(0)
         for k in range(K):
             v = exp(a[k, m] - top)
@@ -189,6 +188,10 @@ def _normalise(a, w, rows, chunk, blank, log_px, labels, r, part):
         if log_px.size:
             log_px[n] = l
         if labels.size:
+            best, v = 0, T(-1)
+            for k in range(K):
+                if a[k, m] / s > v:  # of r, as the CPU's: of those that are equal the first
+                    best, v = k, a[k, m] / s
             labels[n] = best
         if r.size:
             for k in range(K):
@@ -585,21 +588,16 @@ def _spread(scale, cols, L, most, E):
 
 
 # ---------------------------------------------------------------------------------------- E step of all rows
-def _none(shape, dtype):
-    """An array of size 0, of which there is one."""
-    key = shape, np.dtype(dtype)
-    if key not in _nothing:
-        _nothing[key] = empty(shape, dtype)
-    return _nothing[key]
-
-
-_nothing: dict = {}
+@functools.lru_cache(64)
+def _zeros(shape, dtype):
+    """An array of zeros, or of size 0, of which there is one."""
+    return put(np.zeros(shape, dtype))
 
 
 def _passes(X, gaps):
     """The rows as lists of numbers, of size 0 for all of them: (list, how many, most gaps in one of them, blank?)."""
     if gaps is None:
-        return [(_none((0,), np.int64), len(X), 0, False)]
+        return [(_zeros((0,), np.int64), len(X), 0, False)]
     lists = (gaps.complete, 0, False), (gaps.others, gaps.most, False), (gaps.blank, X.shape[1], True)
     return [(rows, rows.size, *more) for rows, *more in lists if rows.size]
 
@@ -634,9 +632,9 @@ class _Rows(NamedTuple):
 def _log_joint(X, rows, M, mu, P, c, unit, most):
     """a_kn = log p(x_n, k) (K,M) of M rows with at most `most` gaps, and their _Rows."""
     (K, D), T = mu.shape, X.dtype
-    a, found = empty((K, M), T), _Rows(X, rows, 0, mu, _none((0, 0), np.int64), _none((0, 0), np.float64))
+    a, found = empty((K, M), T), _Rows(X, rows, 0, mu, _zeros((0, 0), np.int64), _zeros((0, 0), np.float64))
     if P.ndim == 2:
-        h = _none((0, 0), T)
+        h = _zeros((0, 0), T)
         if most:
             h = empty(P.shape, T)
             _of_gap(-(-P.size // 128), 128, P, h)
@@ -646,7 +644,7 @@ def _log_joint(X, rows, M, mu, P, c, unit, most):
         Y, cols = empty((K * M, D), T), empty((D + 1, K * M), np.int64)
         L, y = empty((most**2, K * M), np.float64), empty((D, K * M), np.float64)
         _fill(-(-K * M // 64), 64, X, rows, mu, *unit, most, Y, a, cols, L, y)
-        found = _Rows(Y, _none((0,), np.int64), M, put(np.zeros((K, D), T)), cols, L)
+        found = _Rows(Y, _zeros((0,), np.int64), M, _zeros((K, D), T), cols, L)
     joint, threads = _joint_full[16 if D <= 16 else 32]
     joint((-(-M // ROWS), K), threads, *found[:4], P, c, most > 0, a)
     return a, found
@@ -714,13 +712,13 @@ def statistics_full(X, w, mu, P, c, S, gaps=None):
     """S of the CPU's module docstring for full covariances.   X (N,D), w (N,) float64 or (0,), mu (K,D), P (K,D,D),
     c (K,); gaps: what `gaps` makes of X when it has NaN."""
     T = X.dtype
-    _e_step(X, w, mu, P, c, gaps, S, _none((0,), T), _none((0,), np.int64), _none((0, 0), T))
+    _e_step(X, w, mu, P, c, gaps, S, _zeros((0,), T), _zeros((0,), np.int64), _zeros((0, 0), T))
 
 
 def statistics_tied(X, w, mu, P, c, S, gaps=None):
     """As statistics_full, with one P (D,D)."""
     T, P = X.dtype, P.reshape((1, *P.shape))
-    _e_step(X, w, mu, P, c, gaps, S, _none((0,), T), _none((0,), np.int64), _none((0, 0), T), True)
+    _e_step(X, w, mu, P, c, gaps, S, _zeros((0,), T), _zeros((0,), np.int64), _zeros((0, 0), T), True)
 
 
 def statistics_diag(X, w, mu, P, c, S, gaps=None):
@@ -732,7 +730,7 @@ def posterior_full(X, mu, P, c, log_px, labels, r, gaps=None):
     """log p(x) to log_px (N,), argmax_k r to labels (N,) int64, responsibilities to r (N,K); (0,), (0,), (0,K) skip.
 
     With gaps, log p of what was observed: 0 and the weights where that is nothing."""
-    _e_step(X, _none((0,), X.dtype), mu, P, c, gaps, _none((0,), np.float64), log_px, labels, r)
+    _e_step(X, _zeros((0,), X.dtype), mu, P, c, gaps, _zeros((0,), np.float64), log_px, labels, r)
 
 
 def posterior_tied(X, mu, P, c, log_px, labels, r, gaps=None):
@@ -785,7 +783,7 @@ def _imputed(X, rows, mu, r, stride, Y, scale, most, u, eps, cols, L, out):
 
 def _impute(X, mu, P, c, u, eps, out):
     (K, D), T = mu.shape, X.dtype
-    none, no_rows, none_2 = _none((0,), T), _none((0,), np.int64), _none((0, 0), T)
+    none, no_rows, none_2 = _zeros((0,), T), _zeros((0,), np.int64), _zeros((0, 0), T)
     out.copy_to_device(X)
     for rows, N, most, blank in _passes(X, gaps(X)):
         if most == 0:
