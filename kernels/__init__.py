@@ -14,14 +14,16 @@ if __name__ != "lvm.kernels":
     )
 
 SETS = ("cpu", "cuda")
-PAYS = 2**30  # multiplications of a pass from which "auto" takes the GPU: 0.1 s of a CPU. Not yet measured on a GPU
+# Multiplications from which "auto" takes the GPU: some ten seconds of two CPU cores. CUDA kernels are compiled in each
+# process anew, which alone takes a good part of that. Not yet measured on a GPU.
+PAYS = 2**38
 
 
-def load(device: str = "cpu", work: float = 0):
+def load(device: str = "cpu", work: float = 0, size: float = 0):
     """The kernel set for `device`: a module.
 
-    "auto" is "cuda" where `work`, the number of multiplications of one pass over the data, is at least 2^30 and there
-    is a GPU to be used, and else "cpu"; it never is Numba's simulator.
+    "auto" is "cuda" where `work`, the number of multiplications, is at least 2^38, and there is a GPU to be used with
+    room for twice `size` bytes, and else "cpu"; it never is Numba's simulator.
     Raises ValueError for a name that is no device, RuntimeError for a device that cannot be used here.
 
     >>> from lvm import kernels
@@ -33,10 +35,13 @@ def load(device: str = "cpu", work: float = 0):
     if device not in (*SETS, "auto"):
         raise ValueError(f"device must be one of {(*SETS, 'auto')}, got {device!r}.")
     if device == "auto":
-        device = "cuda" if work >= PAYS and not _simulated() and available("cuda") else "cpu"
+        pays = work >= PAYS and not _simulated() and available("cuda")
+        device = "cuda" if pays and importlib.import_module(f"{__name__}.cuda.api").room() >= 2 * size else "cpu"
     why = "" if device == "cpu" else missing()
     if why:
-        raise RuntimeError(f"device='cuda' cannot be used here. {why} Or use device='cpu'.")
+        raise RuntimeError(
+            f"device='cuda' cannot be used here. {why} Or use device='cpu'; of a model, set_params(device='cpu')."
+        )
     return importlib.import_module(f"{__name__}.{device}")
 
 

@@ -256,7 +256,11 @@ def _cuda():
         from .kernels.cuda import api
 
         said = api.device_name()
-    return said if util.find_spec("numba_cuda") is None else f"{said.rstrip('.')}; numba-cuda {metadata.version('numba-cuda')}"
+    return (
+        said
+        if util.find_spec("numba_cuda") is None
+        else f"{said.rstrip('.')}; numba-cuda {metadata.version('numba-cuda')}"
+    )
 
 
 def _output(*command: str) -> str:

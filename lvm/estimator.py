@@ -205,26 +205,33 @@ class OnDevice(np.ndarray):
     on_device: Any = None
 
 
-def _from_device(x):
+def _is_on_device(x):
+    return hasattr(x, "__cuda_array_interface__") or hasattr(x, "copy_to_host")  # (Numba's in its simulator)
+
+
+def from_device(x):
     """Anything with __cuda_array_interface__ as OnDevice; all else as it is."""
-    if not (hasattr(x, "__cuda_array_interface__") or hasattr(x, "copy_to_host")):
+    if not _is_on_device(x):
         return x
     k = kernels.load("cuda")
     on_device = k.put(x)
-    a = k.get(on_device).view(OnDevice)
+    try:
+        a = k.get(on_device).view(OnDevice)
+    except NotImplementedError:
+        raise ValueError("An array on the GPU runs backwards in memory. Try a contiguous copy of it.") from None
     a.given, a.on_device = x, on_device
     return a
 
 
 def _check_array(X, who, min_samples, allow_nan, device="cpu"):
     """X (N,D) as `Estimator` wants it. Nothing is written to it."""
-    X = _from_device(X)
-    given, on_device = getattr(X, "given", None), getattr(X, "on_device", None)
-    if given is not None and device == "cpu":
+    if device == "cpu" and _is_on_device(X):
         raise TypeError(
             f"X is on the GPU, and {who} has device='cpu'. Try device='cuda', or a copy of X on the host (X.get() of "
             "CuPy, X.cpu() of PyTorch)."
         )
+    X = from_device(X)
+    given, on_device = getattr(X, "given", None), getattr(X, "on_device", None)
     if hasattr(X, "toarray"):
         raise TypeError(f"Sparse data was passed to {who}, which needs dense data. Try X.toarray().")
     if isinstance(X, np.ma.MaskedArray):  # numpy.asarray would uncover what the mask hides
@@ -267,7 +274,7 @@ def check_sample_weight(w: Any, n: int) -> np.ndarray | None:
     """
     if w is None:
         return None
-    a = _to_float(np.asarray(_from_device(w)), "sample_weight").astype(np.float64, copy=False)
+    a = _to_float(np.asarray(from_device(w)), "sample_weight").astype(np.float64, copy=False)
     if a.ndim == 0:
         a = np.full(n, a)
     if a.shape != (n,):
@@ -400,8 +407,12 @@ class Estimator:
         return getattr(self, "device", "cpu")
 
     def _kernels(self, work, X=None):
-        """The kernel set for so many multiplications: with device="auto" CUDA's when X is on the GPU, or it pays."""
-        return kernels.load(self._device, np.inf if isinstance(X, OnDevice) else work)
+        """The kernel set for so many multiplications: with device="auto" CUDA's when X is on the GPU, or it pays.
+        (A memory map is read in blocks on the CPU, and would have to fit on the GPU.)"""
+        if isinstance(X, OnDevice):
+            return kernels.load(self._device, np.inf)
+        size = 0 if X is None else np.inf if isinstance(X.base, np.memmap) else X.nbytes
+        return kernels.load(self._device, work, size)
 
     def _remember(self, X, names, fitted):
         """Take on the attributes `fitted` and what X was: in one step, so that Ctrl-C finds all or none."""

@@ -16,6 +16,7 @@ from .estimator import (
     check_random_state,
     check_real,
     check_sample_weight,
+    from_device,
     has_gaps,
     warn,
 )
@@ -331,6 +332,7 @@ class GaussianMixture(Estimator):
                         f"All blocks must have the same columns and dtype, the first has {first[0].shape[1]} of "
                         f"{first[0].dtype}, got {X.shape[1]} of {X.dtype}. Try block.astype."
                     )
+                w = from_device(w)
                 w = check_sample_weight(w, len(X)) if w is None or np.any(w) else np.zeros(len(X))
                 yield X, np.empty(0) if w is None else w
                 N += len(X)
@@ -369,7 +371,7 @@ class GaussianMixture(Estimator):
         gaps: is there NaN in the one block? None: there are many, to be looked at each time."""
         kind = self.covariance_type
         rows, N, W = starts.rows(blocks, rng)
-        k = self._set_for(rows.X if gaps is None else blocks()[0][0], N)
+        k = self._set_for(rows.X if gaps is None else blocks()[0][0], N, passes=min(self.max_iter, 50))
         if self.n_components > N:
             raise ValueError(
                 f"Expected n_samples >= n_components but got n_components = {self.n_components}, n_samples = {N} "
@@ -921,11 +923,11 @@ class GaussianMixture(Estimator):
         of_covariances = {"full": K * D * (D + 1) // 2, "tied": D * (D + 1) // 2, "diag": K * D, "spherical": K}
         return of_covariances[self.covariance_type] + K * D + K - 1
 
-    def _set_for(self, X, N=None):
-        """The kernel set for rows X, or N of their kind."""
+    def _set_for(self, X, N=None, passes=1):
+        """The kernel set for so many passes over rows X, or N of their kind."""
         K, D = self.n_components, X.shape[1]
         each = D if self.covariance_type in ("full", "tied") else 1
-        return self._kernels((len(X) if N is None else N) * K * D * each, X)
+        return self._kernels(passes * (len(X) if N is None else N) * K * D * each, X)
 
     def _posterior(self, X, wanted, like=None):
         """log_px (N,), labels (N,) or r (N,K) of rows X, in NumPy or of the kind of `like`."""

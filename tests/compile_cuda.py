@@ -35,6 +35,8 @@ def complaints(name, variant):
         wrong.append(f"takes {variant['shared']} bytes of shared memory, more than {SHARED}.")
     if variant["float64"] and variant["dtype"] == "float32" and not variant["double"]:
         wrong.append(f"computes in float64: {', '.join(variant['float64'])}. Write T(0.5) for 0.5, T(n) * x for n * x.")
+    if variant["approximate"]:
+        wrong.append(f"approximates: {', '.join(variant['approximate'])}. Divide by shared.scalar.ratio.")
     return [where + text for text in wrong]
 
 
@@ -93,7 +95,8 @@ def variants(kernel):
             found = {name: re.search(pattern, said) for name, pattern in taken.items()}
             double = re.findall(r"^\s+(?!\.)(?:@!?%p\d+\s+)?([a-z0-9.]+\.f64\b\S*)", ptx, re.MULTILINE)
             numbers = {name: int(m[1]) if m else 0 for name, m in found.items()}
-            yield variant | numbers | {"float64": sorted(set(double))}
+            near = re.findall(r"^\s+(?!\.)(?:@!?%p\d+\s+)?((?:div|sqrt|rcp)\.(?:approx|full)\S*f32)", ptx, re.MULTILINE)
+            yield variant | numbers | {"float64": sorted(set(double)), "approximate": sorted(set(near))}
 
 
 def toys():

@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+collect_ignore = ["launch_cuda.py"]  # it wants a driver; test_cuda_launch.py runs it with one
 # scikit-learn skips its array API check without this, and then the number of checks passed says less than it seems to.
 os.environ.setdefault("SCIPY_ARRAY_API", "1")
 

@@ -63,7 +63,11 @@ int cuMemFree_v2(char *p) {
     return OK;
 }
 int cuMemGetAddressRange_v2(char **base, size_t *n, char *p) { *base = p; *n = *(size_t *)(p - 256); return OK; }
-int cuPointerGetAttribute(void **out, int which, void *p) { *out = which == 1 ? context : p; return OK; }
+int cuPointerGetAttribute(void **out, int which, void *p) {
+    if (which == 9) *(int *)out = 0; /* the number of the GPU */
+    else *out = which == 1 ? context : p;
+    return OK;
+}
 
 int cuLibraryGetKernel(void **out, void *library, const char *name) { *out = strdup(name); return OK; }
 int cuModuleGetFunction(void **out, void *module, const char *name) { *out = strdup(name); return OK; }
@@ -87,7 +91,7 @@ int cuStreamEndCapture(void *stream, void **graph) {
 int cuStreamIsCapturing(void *stream, int *out) { *out = stream && stream == recorded; return OK; }
 int cuThreadExchangeStreamCaptureMode(int *mode) { int was = relaxed ? 2 : 1; relaxed = *mode == 2; *mode = was; return OK; }
 int cuGraphInstantiateWithFlags(void **out, void *graph) { *out = graph; return OK; }
-int cuGraphLaunch(void *graph, void *stream) { replays++; return graph && stream ? OK : INVALID_VALUE; }
+int cuGraphLaunch(void *graph, void *stream) { replays++; return graph && !stream ? OK : INVALID_VALUE; }
 int cuGetErrorName(int e, const char **out) { *out = e == OUT_OF_MEMORY ? "CUDA_ERROR_OUT_OF_MEMORY" : "ERROR"; return OK; }
 int cuGetErrorString(int e, const char **out) { *out = "an error of the fake driver"; return OK; }
 

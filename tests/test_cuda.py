@@ -239,7 +239,7 @@ def test_without_numba_cuda_its_name_is_said_and_nothing_is_loaded():
     said, loaded = outside(f"{hide}\n{TRY}\nprint([m for m in sys.modules if m.startswith('numba')])").splitlines()
     assert said == (
         "device='cuda' cannot be used here. The package numba-cuda is not installed: pip install 'lvm[cuda13]' (NVIDIA "
-        "driver 580 or later), or pip install 'lvm[cuda12]'. Or use device='cpu'."
+        "driver 580 or later), or pip install 'lvm[cuda12]'. Or use device='cpu'; of a model, set_params(device='cpu')."
     )
     assert loaded == "[]"
 
@@ -250,25 +250,57 @@ def test_without_a_driver_or_a_gpu_that_is_said():
     said = outside(TRY)
     assert said == "" or re.fullmatch(
         r"device='cuda' cannot be used here\. The NVIDIA driver (cannot be used: .*|finds no GPU\.) Try `nvidia-smi`.* "
-        r"Or use device='cpu'\.",
+        r"Or use device='cpu'; of a model, set_params\(device='cpu'\)\.",
         said,
     )
     if GPU:
         assert said == ""
 
 
-@pytest.mark.parametrize("first", [0, 1], ids=["none", "one"])
-def test_a_driver_without_devices_is_not_taken_for_a_gpu(first):
+@pytest.mark.parametrize(
+    ("gpus", "said"),
+    [(0, "The NVIDIA driver finds no GPU. Try `nvidia-smi`"), (1, "No kernel can be compiled and run (")],
+    ids=["none", "one that nothing runs on"],
+)
+def test_a_driver_alone_is_not_taken_for_a_gpu(gpus, said):
     if find_spec("numba_cuda") is None:
         pytest.skip("numba-cuda is not installed (python -m pip install -e '.[cuda13]')")
     code = f"""
 from unittest import mock
 from lvm.kernels.cuda import api
 from numba.cuda.cudadrv import driver
-with mock.patch.object(driver, "driver", mock.Mock(is_available=True, get_device_count=lambda: {first})):
+with mock.patch.object(driver, "driver", mock.Mock(is_available=True, get_device_count=lambda: {gpus})):
     print(api.missing())
 """
-    assert outside(code).startswith("" if first else "The NVIDIA driver finds no GPU. Try `nvidia-smi`")
+    assert GPU or outside(code).startswith(said)
+
+
+def test_one_stream_for_all_threads_or_an_error():
+    if find_spec("numba_cuda") is None:
+        pytest.skip("numba-cuda is not installed (python -m pip install -e '.[cuda13]')")
+    code = """
+from unittest import mock
+import numba
+from lvm.kernels.cuda import api
+from numba.cuda.cudadrv import driver
+numba.config.CUDA_PER_THREAD_DEFAULT_STREAM = 1
+with mock.patch.object(driver, "driver", mock.Mock(is_available=True, get_device_count=lambda: 1)):
+    print(api.missing())
+"""
+    assert outside(code).startswith("NUMBA_CUDA_PER_THREAD_DEFAULT_STREAM is set")
+
+
+@simulated
+def test_auto_weighs_work_and_room(cuda_set, monkeypatch):
+    monkeypatch.setattr(kernels, "_simulated", lambda: False)
+    monkeypatch.setattr(kernels, "missing", lambda: "")
+    monkeypatch.setattr(api, "room", lambda: 1000)
+    much = 2**38
+    assert kernels.load("auto", much, 500) is cuda_set
+    for work, size in (much - 1, 0), (much, 501), (much, np.inf), (0, 0):
+        assert kernels.load("auto", work, size).__name__ == "lvm.kernels.cpu"
+    monkeypatch.setattr(kernels, "available", lambda device: False)
+    assert kernels.load("auto", much).__name__ == "lvm.kernels.cpu"
 
 
 @simulated

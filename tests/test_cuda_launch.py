@@ -27,7 +27,8 @@ def test_launchers_hand_over_what_kernels_and_driver_take(tmp_path):
     (tmp_path / "libcuda.so").symlink_to(library)
     env = {name: value for name, value in os.environ.items() if name != "NUMBA_ENABLE_CUDASIM"}
     env["LD_LIBRARY_PATH"] = os.pathsep.join([str(tmp_path), *filter(None, [env.get("LD_LIBRARY_PATH")])])
-    done = subprocess.run([sys.executable, str(HERE / "launch_cuda.py")], env=env, capture_output=True, text=True)
+    command = [sys.executable, "-X", "faulthandler", str(HERE / "launch_cuda.py")]
+    done = subprocess.run(command, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     wrong = json.loads(done.stdout)
     assert len(wrong) == 10

@@ -675,6 +675,17 @@ def test_rows_on_the_device_are_no_rows_for_the_cpu(k):
 
 
 # ------------------------------------------------------------------------------------------------ which device
+def test_auto_counts_passes_and_leaves_memory_maps_alone(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(kernels, "load", lambda *given: asked.append(given) or cpu)
+    X = np.lib.format.open_memmap(tmp_path / "X.npy", "w+", np.float32, (60, 2))
+    X[:] = np.random.default_rng(0).normal(size=X.shape)
+    model = fitted("auto", X, max_iter=7)
+    assert ("auto", 7 * 60 * 2 * 2 * 2, np.inf) in asked
+    model.predict(np.array(X))
+    assert asked[-1] == ("auto", 60 * 2 * 2 * 2, X.nbytes)
+
+
 @simulated
 def test_auto_is_never_the_simulator(k, monkeypatch):
     for work in (0, 2**30, np.inf):

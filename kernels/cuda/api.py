@@ -55,7 +55,28 @@ def missing() -> str:
         return f"The NVIDIA driver cannot be used: {why} Try `nvidia-smi`, which must list a GPU."
     if driver.get_device_count() == 0:
         return "The NVIDIA driver finds no GPU. Try `nvidia-smi`, and look at CUDA_VISIBLE_DEVICES."
+    if numba.config.CUDA_PER_THREAD_DEFAULT_STREAM:
+        return "NUMBA_CUDA_PER_THREAD_DEFAULT_STREAM is set, and lvm queues all in the one common stream. Unset it."
+    return _trial()
+
+
+@functools.cache
+def _trial() -> str:
+    """What goes wrong when a kernel is compiled and run, or "". Tried once."""
+    try:
+        cast(put(np.ones(1, np.float32)), np.float64).copy_to_host()
+    except Exception as e:
+        said = f"{type(e).__name__}: {e}".splitlines()[0]
+        return (
+            f"No kernel can be compiled and run ({said}). Driver, compiler and GPU must fit together: "
+            "pip install 'lvm[cuda13]' (driver 580 or later), or pip install 'lvm[cuda12]'."
+        )
     return ""
+
+
+def room() -> int:
+    """Bytes of device memory that are free."""
+    return cuda.current_context().get_memory_info()[0] + sum(size * len(pieces) for size, pieces in list(_free.items()))
 
 
 def device_name() -> str:
@@ -194,22 +215,63 @@ def put(x):
     there = getattr(x, "on_device", None)  # see lvm.estimator
     x = x if there is None else there
     if not isinstance(x, np.ndarray):
-        return x if hasattr(x, "copy_to_host") else cuda.as_cuda_array(x)
+        return x if SIMULATED else _taken(x)
+    _on_one_gpu()
     flat = np.ascontiguousarray(x).reshape(-1)  # numba.cuda would keep the stride 0 of an axis made by x[None]
     return _allocated(lambda: cuda.to_device(flat, stream=stream()), x.shape, x.dtype).reshape(x.shape)
 
 
+def _taken(x):
+    """Somebody's array on the device as one of numba.cuda's, without a copy, when what is queued for it is done."""
+    if _package(x) == "torch":  # whose arrays do not name their stream
+        sys.modules["torch"].cuda.current_stream(x.device).synchronize()
+    a = x if hasattr(x, "copy_to_host") else cuda.as_cuda_array(x)
+    if a.size:
+        from cuda.bindings import driver
+
+        which = driver.CUpointer_attribute.CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL
+        (gpu,) = _checked(driver.cuPointerGetAttribute(which, a.device_ctypes_pointer.value))
+        _on_one_gpu(gpu)
+    return a
+
+
+_gpu = None  # the number of the one that this process works on
+
+
+def _on_one_gpu(gpu=None):
+    """ValueError unless `gpu`, the one now current if None, is the one that was used first."""
+    global _gpu
+    if SIMULATED:
+        return
+    current = cuda.get_current_device().id
+    _gpu = current if _gpu is None else _gpu
+    if _gpu != current or gpu not in (None, _gpu):
+        raise ValueError(
+            f"lvm works on one GPU in a process, number {_gpu}, which was used first; got one on "
+            f"{current if gpu is None else gpu}. Copy the array there, or set CUDA_VISIBLE_DEVICES."
+        )
+
+
+def _package(x):
+    """The name of the first package known here that the class of x comes from, or ""."""
+    roots = [base.__module__.partition(".")[0] for base in type(x).__mro__]
+    return next((root for root in roots if root in ("cupy", "torch")), "")
+
+
 def get(x, like=None):
-    """An array on the device as a NumPy array, or of the kind of `like`: CuPy, PyTorch (never imported here), numba."""
+    """An array on the device as a NumPy array, or of the kind of `like`: CuPy, PyTorch (never imported here), numba.
+
+    CuPy and PyTorch get a copy of their own, complete in whatever stream they go on with it."""
     given = getattr(like, "given", None)  # see lvm.estimator
     if given is None:
         return x.copy_to_host() if hasattr(x, "copy_to_host") else x
-    package = type(given).__module__.partition(".")[0]
-    if package == "cupy":
-        return sys.modules["cupy"].asarray(x)
-    if package == "torch":
-        return sys.modules["torch"].as_tensor(x, device=given.device)
-    return put(x)
+    sync()
+    if _package(given) == "cupy":
+        x = sys.modules["cupy"].array(x)
+    elif _package(given) == "torch":
+        x = sys.modules["torch"].as_tensor(x, device=given.device).clone()
+    sync()
+    return x
 
 
 KEPT = 2**30  # bytes of device memory that wait to be used again
@@ -237,6 +299,7 @@ def empty(shape, dtype):
     theirs, too). It may be given out while kernels on the earlier array still wait: those come first in the stream."""
     if stream() != 0:
         raise RuntimeError("A recorded step may not make arrays: others would get their memory. Make them before it.")
+    _on_one_gpu()
     dtype, shape = np.dtype(dtype), tuple(map(int, shape)) if np.iterable(shape) else (int(shape),)
     size = math.prod(shape) * dtype.itemsize
     if SIMULATED or size == 0:
@@ -319,25 +382,26 @@ class _Graph:
             self._record()
         from cuda.bindings import driver
 
-        _checked(driver.cuGraphLaunch(self.graph, self.handle))
+        _checked(driver.cuGraphLaunch(self.graph, 0))
 
     def _record(self):
         from cuda.bindings import driver
 
-        if not hasattr(_here, "recorder"):  # one for good: numba.cuda lets go of no stream, so cuBLAS of no memory
-            _here.recorder = cuda.stream()
-        self.handle = int(_here.recorder)
+        if not hasattr(_here, "recorder"):  # one a thread for good, that the work of other threads cannot disturb
+            (made,) = _checked(driver.cuStreamCreate(driver.CUstream_flags.CU_STREAM_NON_BLOCKING))
+            _here.recorder = cuda.external_stream(int(made))
+        handle = int(_here.recorder)
         mode = driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
         _here.stream = _here.recorder
         try:
             with cuda.defer_cleanup():  # memory may not be given back while a stream is recorded
-                _checked(driver.cuStreamBeginCapture(self.handle, mode))
+                _checked(driver.cuStreamBeginCapture(handle, mode))
                 try:
                     self.step()
                 except BaseException:
-                    driver.cuStreamEndCapture(self.handle)  # fails, too; the error to see is the first
+                    driver.cuStreamEndCapture(handle)  # fails, too; the error to see is the first
                     raise
-                (graph,) = _checked(driver.cuStreamEndCapture(self.handle))
+                (graph,) = _checked(driver.cuStreamEndCapture(handle))
         finally:
             del _here.stream
         (self.graph,) = _checked(driver.cuGraphInstantiate(graph, 0))
@@ -348,7 +412,7 @@ class _Graph:
 def _checked(result):
     """What a driver call gave besides its status, or RuntimeError."""
     if int(result[0]) != 0:
-        raise RuntimeError(f"CUDA graph: {result[0].name}")
+        raise RuntimeError(f"The CUDA driver said {result[0].name}.")
     return result[1:]
 
 

@@ -654,6 +654,10 @@ def _e_step(X, w, mu, P, c, gaps, S, log_px, labels, r, tied=False):
     """S, when not of size 0, and the answers of all rows, a part of them at a time where they are many."""
     (K, D), T, full, add = mu.shape, X.dtype, P.ndim == 3, False
     size = K + K * D * (D + 1 if full else 2) + 1 if S.size else 0
+    if len(X) >= 2**32:
+        raise ValueError(
+            f"The GPU takes fewer than 2^32 rows at a time, got {len(X)}. Try fit with a function of blocks."
+        )
     w = cast(w, T)
     for rows, N, most, blank in _passes(X, gaps):
         if blank and size:

@@ -2,7 +2,7 @@
 
 import math
 
-from .scalar import exp_parts, power2, shared
+from .scalar import exp_parts, power2, ratio, shared
 
 
 @shared
@@ -27,4 +27,4 @@ def adam(theta, g, m, v, rate, w1, w2, c1, c2, epsilon):
     T = type(theta)
     m += w1 * (g - m)
     v += w2 * (g * g - v)
-    return theta - rate * (m / c1) / (T(math.sqrt(v / c2)) + epsilon), m, v
+    return theta - ratio(rate * ratio(m, c1), T(math.sqrt(ratio(v, c2))) + epsilon), m, v

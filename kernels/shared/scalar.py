@@ -56,6 +56,12 @@ def _from_bits(i, x):
     }.get(x)
 
 
+@register_jitable(fastmath=False, forceinline=True)
+def ratio(a, b):
+    """a / b, correctly rounded. numba-cuda divides float32 approximately in functions with any fastmath flag."""
+    return a / b
+
+
 @shared
 def is_float32(x):
     """True for float32. The compiler knows the answer, so that nothing of the test is left at run time."""
@@ -115,7 +121,7 @@ def log1p_small(f):
 
     Summed as f - f²/2 + s (f²/2 + 2s²/3 + 2s⁴/5 + ...), in which the rounding of s hardly counts (FDLIBM, Sun 1993)."""
     T = type(f)
-    s = f / (T(2) + f)
+    s = ratio(f, T(2) + f)
     z = s * s
     p = T(2 / 9)
     if not is_float32(f):
@@ -165,7 +171,7 @@ def tanh(x):
     k, q = exp_parts(T(2) * (T(-22) if x < T(-22) else T(22) if x > T(22) else x))  # tanh 22 rounds to 1
     scale = power2(k)
     y = scale * q + (scale - T(1))
-    return y / (y + T(2))
+    return ratio(y, y + T(2))
 
 
 @shared
@@ -173,7 +179,7 @@ def sigmoid(x):
     """s = 1/(1 + e^-x), as e^x/(1 + e^x) for x < 0: keeps relative accuracy down to e^-745.   sigmoid' = s (1 - s)"""
     T = type(x)
     e = exp(-abs(x))
-    return (T(1) if x >= T(0) else e) / (T(1) + e)
+    return ratio(T(1) if x >= T(0) else e, T(1) + e)
 
 
 @shared
@@ -191,7 +197,7 @@ def bernoulli_nll(a, t):
     dl/da = b - c if a >= 0, else b + c; no large numbers cancel: a unit that is sure and right keeps its tiny loss."""
     T = type(a)
     e = exp(-abs(a))
-    c = e / (T(1) + e)
+    c = ratio(e, T(1) + e)
     b = (T(1) if a >= T(0) else T(0)) - t
     return log1p_unit(e) + a * b, b - c if a >= T(0) else b + c
 
