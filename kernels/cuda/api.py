@@ -216,7 +216,6 @@ def put(x):
     x = x if there is None else there
     if not isinstance(x, np.ndarray):
         return x if SIMULATED else _taken(x)
-    _on_one_gpu()
     flat = np.ascontiguousarray(x).reshape(-1)  # numba.cuda would keep the stride 0 of an axis made by x[None]
     return _allocated(lambda: cuda.to_device(flat, stream=stream()), x.shape, x.dtype).reshape(x.shape)
 
@@ -231,25 +230,18 @@ def _taken(x):
 
         which = driver.CUpointer_attribute.CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL
         (gpu,) = _checked(driver.cuPointerGetAttribute(which, a.device_ctypes_pointer.value))
-        _on_one_gpu(gpu)
+        if gpu != _first_gpu():
+            raise ValueError(
+                f"lvm works on one GPU in a process, number {_first_gpu()}, and got an array on number {gpu}. Copy it "
+                "there, or set CUDA_VISIBLE_DEVICES."
+            )
     return a
 
 
-_gpu = None  # the number of the one that this process works on
-
-
-def _on_one_gpu(gpu=None):
-    """ValueError unless `gpu`, the one now current if None, is the one that was used first."""
-    global _gpu
-    if SIMULATED:
-        return
-    current = cuda.get_current_device().id
-    _gpu = current if _gpu is None else _gpu
-    if _gpu != current or gpu not in (None, _gpu):
-        raise ValueError(
-            f"lvm works on one GPU in a process, number {_gpu}, which was used first; got one on "
-            f"{current if gpu is None else gpu}. Copy the array there, or set CUDA_VISIBLE_DEVICES."
-        )
+@functools.cache
+def _first_gpu():
+    """The number of the GPU that this process began on."""
+    return cuda.get_current_device().id
 
 
 def _package(x):
@@ -299,7 +291,6 @@ def empty(shape, dtype):
     theirs, too). It may be given out while kernels on the earlier array still wait: those come first in the stream."""
     if stream() != 0:
         raise RuntimeError("A recorded step may not make arrays: others would get their memory. Make them before it.")
-    _on_one_gpu()
     dtype, shape = np.dtype(dtype), tuple(map(int, shape)) if np.iterable(shape) else (int(shape),)
     size = math.prod(shape) * dtype.itemsize
     if SIMULATED or size == 0:
