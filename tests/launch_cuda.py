@@ -6,6 +6,7 @@ Run by test_cuda_launch.py, in a process of its own: the simulator and the real 
 """
 
 import ctypes
+import gc
 import json
 import sys
 import traceback
@@ -39,8 +40,10 @@ def view(a):
         return True
     if not hasattr(a, "copy_to_host"):
         return a
-    memory = (ctypes.c_uint8 * a.nbytes).from_address(a.device_ctypes_pointer.value) if a.size else bytearray()
-    return np.frombuffer(memory, a.dtype).reshape(a.shape)
+    if a.size == 0:
+        return np.empty(a.shape, a.dtype)
+    at = {"data": (a.device_ctypes_pointer.value, False), "shape": a.shape, "typestr": a.dtype.str, "version": 3}
+    return np.asarray(types.SimpleNamespace(__array_interface__=at))
 
 
 def both(on_device, on_host):
@@ -186,6 +189,15 @@ def memory_again():
     assert at(device.empty((100, 3), np.float64)) not in (place, at(b))
     del part
     assert at(device.empty((299,), np.float64)) == place
+    cycle, pending = [device.empty(200, np.float64)], cuda.current_context().memory_manager.deallocations
+    cycle.append(cycle)
+    gc.collect()
+    pending.clear()
+    live = number("live").value
+    del cycle
+    gc.collect()
+    pending.clear()
+    assert number("live").value == live  # the collector gave nothing back to the driver
     kept, api.KEPT = api.KEPT, 2000
     try:
         del b  # more than may be kept: all of it goes back to the driver

@@ -14,11 +14,6 @@ HERE = Path(__file__).parent
 COMPILER = shutil.which("cc") or shutil.which("gcc")
 
 
-@pytest.mark.skipif(
-    os.environ.get("LVM_TEST_LAUNCH") != "1",
-    reason="no CUDA kernel was launched: set LVM_TEST_LAUNCH=1. While CPU kernels are compiled some runs crash in the "
-    "garbage collector; whether the twins, the driver or numba-cuda cause it is not known",
-)
 @pytest.mark.skipif(sys.platform != "linux", reason="the driver without a GPU is for Linux")
 @pytest.mark.skipif(COMPILER is None, reason="no CUDA kernel was launched: there is no C compiler (cc)")
 @pytest.mark.skipif(

@@ -268,20 +268,26 @@ def get(x, like=None):
 
 KEPT = 2**30  # bytes of device memory that wait to be used again
 _free: "dict[int, list]" = {}  # pieces of it, by size
+_used: dict = {}  # pieces in use, by address
 
 
 class _Lent:
-    """A piece of device memory in use: it is free again when the last array and view on it is gone."""
+    """A piece of device memory in use: it is free again when the last array and view on it is gone.
+
+    The piece is held in _used, not here: what the garbage collector finds in a cycle has its weak references called
+    before any __del__, and numba gives memory back to the driver by one. _free would get a piece that is no more."""
 
     def __init__(self, memory):
-        self.memory = memory
+        self.at = memory.device_ctypes_pointer.value
+        _used[self.at] = memory
 
     def __del__(self):
         if _free is not None:  # at the end of the process
-            if sum(size * len(pieces) for size, pieces in list(_free.items())) + self.memory.size > KEPT:
+            memory = _used.pop(self.at)
+            if sum(size * len(pieces) for size, pieces in list(_free.items())) + memory.size > KEPT:
                 _free.clear()
-            if self.memory.size <= KEPT:
-                _free.setdefault(self.memory.size, []).append(self.memory)
+            if memory.size <= KEPT:
+                _free.setdefault(memory.size, []).append(memory)
 
 
 def empty(shape, dtype):
@@ -300,9 +306,9 @@ def empty(shape, dtype):
         memory = _free[size].pop()
     except (KeyError, IndexError):
         memory = _allocated(lambda: cuda.device_array(size, np.uint8), shape, dtype)
-    at = memory.device_ctypes_pointer.value, False
-    description = {"shape": shape, "typestr": dtype.str, "data": at, "strides": None, "version": 3}
-    return cuda.from_cuda_array_interface(description, owner=_Lent(memory))
+    lent = _Lent(memory)
+    description = {"shape": shape, "typestr": dtype.str, "data": (lent.at, False), "strides": None, "version": 3}
+    return cuda.from_cuda_array_interface(description, owner=lent)
 
 
 @kernel("T1 d1w", double=True)
