@@ -26,7 +26,8 @@ import numpy as np
 sys.path[:0] = [str(Path(__file__).parents[1])]
 
 from benchmarks import problems  # noqa: E402
-from lvm import GaussianMixture, get_num_threads, kernels  # noqa: E402
+from lvm import GaussianMixture, ProbabilisticPCA, get_num_threads, kernels  # noqa: E402
+from lvm.objectives import ppca  # noqa: E402
 from lvm.objectives.mixture import Mixture  # noqa: E402
 
 SECONDS = 440  # after which no section begins; the longest takes some twenty
@@ -139,6 +140,9 @@ def checks(report, cpu, gpu, tiny):
                 for missing in 0, 0.2:
                     what = f"{kind} {N}x{D} K={K} {name}" + (", gaps" if missing else "")
                     check_mixture(report, what, cpu, gpu, kind, (N, D, K), T, missing)
+            for missing in 0, 0.2:
+                what = f"linear {N}x{D} d={min(K, D)} {name}" + (", gaps" if missing else "")
+                check_linear(report, what, cpu, gpu, (N, D, min(K, D)), T, missing)
         check_others(report, name, cpu, gpu, T, 300 * eps, tiny)
 
 
@@ -167,6 +171,36 @@ def check_mixture(report, what, cpu, gpu, kind, size, T, missing):
         S = [np.tril(a) if i == 2 and kind in ("full", "tied") else a for i, a in enumerate(s.parts())]
         got.append([s.bound, *S, *p, *map(k.get, (log_px, r, filled))])
     names = ["bound", "S0", "S1", "S2", *p._fields, "log p", "r", "imputed"]
+    limit = 100 * D * np.finfo(T).eps * (10 if missing else 1)
+    errors = {name: apart(b, a) for name, a, b in zip(names, *got)}
+    worst = max(errors, key=errors.get)
+    report.check(f"{what}: {worst}", errors[worst], limit)
+
+
+def check_linear(report, what, cpu, gpu, size, T, missing):
+    """E step with weights, M step, answers, steps of stochastic EM, and the covariance of complete rows."""
+    (N, D, d), rng = size, np.random.default_rng(1)
+    X, w = problems.linear(N, D, d, missing, T), rng.random(N)
+    if missing:
+        X[N // 2] = np.nan  # a row of gaps alone
+    at = linear_start(X, d)
+    got = []
+    for k in cpu, gpu:
+        rows = ppca.Rows(k, k.put(X), X, w, bool(missing))
+        likelihood = ppca.Likelihood(rows, False, 0.0)
+        s = likelihood.statistics(at)
+        p = likelihood.maximise(s)
+        answers = [lambda b: k.get(b.Z), lambda b: rows.variances(b, at), lambda b: k.get(b.log_px)]  # noqa: B023
+        answers = [rows.answer(n, f, at, True) for n, f in zip(((d + 1,), (D,), ()), answers)]
+        drawn, floor = [k.put(np.array(a, order="C")) for a in at], k.put(np.zeros(len(at[1])))
+        rate, cumulated = np.array([0.1, 100.0, 0.7, 5]), k.put(np.cumsum(w) / w.sum())
+        k.ppca.stochastic(rows.X, cumulated, 7, 3, 20, rate, False, *drawn, floor)
+        k.ppca.stochastic(rows.X, k.put(np.empty(0)), 7, 23, 5, rate, True, *drawn, floor)
+        complete = [] if missing else [ppca.covariance(k, rows.X, X, np.sqrt(w))[2]]
+        moved = [p.W @ p.W.T, p.mu, p.psi]  # W itself is turned, to either sign
+        got.append([s.bound, s.A, s.g, s.E, *moved, *answers, *map(k.get, drawn), *complete])
+    names = ["bound", "A", "g", "E", "WW'", "mu", "psi", "z", "variances", "log p"]
+    names += ["W drawn", "mu drawn", "psi drawn", "covariance"]
     limit = 100 * D * np.finfo(T).eps * (10 if missing else 1)
     errors = {name: apart(b, a) for name, a, b in zip(names, *got)}
     worst = max(errors, key=errors.get)
@@ -279,6 +313,26 @@ def climber(k, kind, X, means):
     return step
 
 
+def linear_start(X, d):
+    """ppca.Params: loadings drawn at random, for half of the variance."""
+    mean, var = np.nanmean(X[:10000], axis=0, dtype=float), np.nanvar(X[:10000], axis=0, dtype=float)
+    W = np.random.default_rng(0).standard_normal((len(var), d)) * np.sqrt(var / (2 * d))[:, None]
+    return ppca.Params(W, mean, np.full(len(var), var.mean() / 2))
+
+
+def linear_climber(k, X, start):
+    """step() -> bound, an EM step of probabilistic PCA from where the last one ended, and the bound at the start."""
+    rows = ppca.Rows(k, k.put(X), X, np.empty(0), bool(np.isnan(X).any()))
+    likelihood = ppca.Likelihood(rows, True, 0.0)
+    state = [likelihood.statistics(start)]
+
+    def step():
+        state[0] = likelihood.statistics(likelihood.maximise(state[0]))
+        return state[0].bound
+
+    return step, state[0].bound
+
+
 def iterations(report, cpu, gpu):
     """One EM step, its bound read back, beside the CPU, PyTorch and CuPy. And is the log-likelihood the same?"""
     big = (100_000, 64, 64) if report.quick else (1_000_000, 64, 64)
@@ -309,13 +363,13 @@ def iterations(report, cpu, gpu):
             report.row("EM step", f"{what}, error of log-likelihood", error, "", f"at most {limit:.0e}", error <= limit)
         if not missing:
             for peer in (torch_em, cupy_em):
-                compare(report, what, peer, ours, bounds[-1], kind, X, means, number == 0)
+                compare(report, what, peer, ours, bounds[-1], (kind, X, means), number == 0)
 
 
-def compare(report, what, peer, ours, bound, kind, X, means, has_goal):
+def compare(report, what, peer, ours, bound, args, has_goal=False):
     """Milliseconds of the same step by another library, and whether it climbs to the same bound."""
     try:
-        for name, taken, reached in peer(kind, X, means):
+        for name, taken, reached in peer(*args):
             times, off = taken / ours, abs(reached - bound) / abs(bound)
             goal = "5 times ours" if has_goal and "PyTorch" in name else ""
             met = None if not goal or report.quick else times >= 5
@@ -441,6 +495,115 @@ def cupy_em(kind, X, means):
 
     reached = [step() for _ in range(4)][-1]
     yield "CuPy", 1e3 * seconds(step, cp.cuda.Device().synchronize, 10), reached
+
+
+def linear_steps(report, cpu, gpu):
+    """One EM step of probabilistic PCA with gaps, beside the CPU and PyTorch."""
+    for N, D, d in [(10_000, 50, 5)] if report.quick else [(10_000, 50, 5), (500_000, 64, 8)]:
+        what, X = f"PPCA {N}x{D} d={d} float32, 20% gaps", problems.linear(N, D, d, 0.2, "float32")
+        start = linear_start(X, d)
+        step, first = linear_climber(gpu, X, start)
+        bound = [step() for _ in range(3)][-1]
+        ours = 1e3 * seconds(step, gpu.sync, 20)
+        report.row("EM step", what, ours, "ms")
+        step, _ = linear_climber(cpu, X, start)
+        error = abs(bound / [step() for _ in range(3)][-1] - 1)
+        taken = 1e3 * seconds(step, cpu.sync, 2)
+        report.row("EM step", f"{what}, CPU kernels", taken, "ms", note=f"{taken / ours:.1f} times ours")
+        report.row("EM step", f"{what}, bounds apart, relative", error, "", "at most 1e-05", error <= 1e-5)
+        compare(report, what, torch_gaps, ours, first, (X, start))
+
+
+def linear_covariances(report, cpu, gpu):
+    """The covariance of complete rows, which is all that an exact fit reads of them, beside the CPU and PyTorch."""
+    N, D = (100_000, 100) if report.quick else (1_000_000, 100)
+    for dtype in "float32", "float64":
+        what, X = f"covariance {N}x{D} {dtype}", problems.linear(N, D, 10, dtype=dtype)
+        want, none = np.cov(X, rowvar=False, bias=True), np.empty(0)
+        for name, k, n in ("", gpu, 10), (", CPU kernels", cpu, 2):
+            x = k.put(X)
+            S = ppca.covariance(k, x, X, none)[2]
+            taken = 1e3 * seconds(lambda: ppca.covariance(k, x, X, none), k.sync, n)  # noqa: B023
+            report.row("moments", what + name, taken, "ms", note=f"error {apart(S, want):.0e}")
+        try:
+            report.row("moments", f"{what}, PyTorch", torch_covariance(X), "ms", note="cov, in float64")
+        except ImportError:
+            report.say(f"PyTorch: {NOT_HERE}")
+
+
+def linear_draws(report, cpu, gpu):
+    """Rows that stochastic EM draws in a second."""
+    X = problems.linear(100_000, 100, 10)
+    for name, k in ("", gpu), (", CPU kernels", cpu):
+        x, none, floor = k.put(X), k.put(np.empty(0)), k.put(np.zeros(100))
+        for batch in 1, 64:
+            theta, rate = (
+                [k.put(np.array(a, order="C")) for a in linear_start(X, 10)],
+                np.array([0.04, 1200, 0.7, batch]),
+            )
+            draw = lambda: k.ppca.stochastic(x, none, 7, 0, 1000, rate, True, *theta, floor)  # noqa: B023
+            draw()
+            taken = seconds(draw, k.sync, 3)
+            report.row("draws", f"stochastic EM, batch of {batch}{name}", 1e-3 * batch / taken, "M/s")
+
+
+def linear_fits(report, cpu, gpu):
+    """What a user waits for: a fit of rows with gaps, and answers."""
+    N = 10_000 if report.quick else 100_000
+    X = problems.linear(N, 50, 5, 0.2, "float32")
+    for device in "cpu", "cuda":
+        new = lambda: ProbabilisticPCA(5, random_state=0, device=device)  # noqa: B023
+        new().fit(X[:2000]).score_samples(X[:2000])  # compiles
+        start = time.perf_counter()
+        model = new().fit(X)
+        taken, note = time.perf_counter() - start, f"{model.n_iter_} steps, to {model.lower_bound_:.6f}"
+        report.row("fits", f"PPCA {N}x50 d=5 float32, 20% gaps, {device}", taken, "s", note=note)
+        start = time.perf_counter()
+        model.score_samples(X)
+        report.row("fits", f"score_samples of the same, {device}", 1e3 * (time.perf_counter() - start), "ms")
+
+
+def torch_gaps(X, start):
+    """Plain EM in PyTorch, all rows at once: a batch of small factors for the rows, one of solves for the columns."""
+    import torch as t
+
+    (N, D), d, T = X.shape, start.W.shape[1], t.from_numpy(X).dtype
+    put = lambda a: t.as_tensor(np.asarray(a), dtype=T, device="cuda")
+    O = put(~np.isnan(X))
+    filled, one, total = put(np.nan_to_num(X)), t.eye(d, dtype=T, device="cuda"), O.sum()
+
+    def step(W, mu, sigma2):
+        y = (filled - mu) * O
+        M = one + (O @ (W[:, :, None] * W[:, None]).reshape(D, -1)).reshape(N, d, d) / sigma2
+        L, h = t.linalg.cholesky_ex(M)[0], y @ W / sigma2
+        C = t.cholesky_inverse(L)
+        Z = (C @ h[:, :, None])[:, :, 0]
+        log_det = total * (2 * np.pi * sigma2).log() + 2 * L.diagonal(dim1=1, dim2=2).log().sum()
+        bound = -0.5 * (log_det + (y * y).sum() / sigma2 - (h * Z).sum()) / N
+        U = t.cat([Z, t.ones_like(Z[:, :1])], 1)
+        UU = U[:, :, None] * U[:, None]
+        UU[:, :d, :d] += C
+        A, g = (O.mT @ UU.reshape(N, -1)).reshape(D, d + 1, d + 1), filled.mT @ U
+        V = t.linalg.solve(A, g[:, :, None])[:, :, 0]
+        return bound, V[:, :d], V[:, d], ((filled * filled).sum() - (V * g).sum()) / total
+
+    state = [tuple(map(put, (start.W, start.mu, start.psi[0])))]
+
+    def eager():
+        with t.no_grad():
+            bound, *state[0] = step(*state[0])
+        return float(bound)
+
+    first = eager()
+    yield "PyTorch", 1e3 * seconds(eager, t.cuda.synchronize, 10), first
+
+
+def torch_covariance(X):
+    """Milliseconds of PyTorch's covariance, in float64."""
+    import torch as t
+
+    x = t.as_tensor(X, device="cuda")
+    return 1e3 * seconds(lambda: t.cov(x.mT.double(), correction=0), t.cuda.synchronize, 10)
 
 
 def phases(report, cpu, gpu):
@@ -676,7 +839,8 @@ def main(arguments=None):
     if SIMULATED:
         report.say("no timings from a simulator")
     else:
-        for f in iterations, training, products, phases, launches, noise, fits:
+        linear = linear_steps, linear_covariances, linear_draws, linear_fits
+        for f in iterations, training, products, *linear, phases, launches, noise, fits:
             report.section(f, cpu, gpu)
     missed = [f"{r['section']}: {r['what']}" for r in report.rows if r.get("met") is False]
     report.say(f"checks that failed: {', '.join(report.failed) or 'none'}; goals missed: {'; '.join(missed) or 'none'}")

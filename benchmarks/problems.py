@@ -33,3 +33,26 @@ def mixture(N, D, K, dtype="float64", covariance_type="full"):
         "spherical": np.full(K, Q.mean()),
     }[covariance_type]
     return X.astype(dtype), {"weights_init": np.full(K, 1 / K), "means_init": X[:K], "precisions_init": precisions}
+
+
+# name: N, D, d, the part of the cells that is missing, and n1, n2 as above
+LINEAR = {
+    "100000x100 d=10": (100_000, 100, 10, 0.0, 10, 1010),
+    "10000x50 d=5, 20 % gaps": (10_000, 50, 5, 0.2, 2, 22),
+    "20000x500 d=10": (20_000, 500, 10, 0.0, 2, 42),
+    "500x20000 d=20": (500, 20_000, 20, 0.0, 2, 12),
+}
+SMALL_LINEAR = {"300x6 d=2": (300, 6, 2, 0.0, 2, 22), "300x6 d=2, 20 % gaps": (300, 6, 2, 0.2, 2, 6)}
+
+
+def linear(N, D, d, missing=0.0, dtype="float64"):
+    """X (N,D) = mean + W z + noise, with d axes that stand out of the noise, which differs between columns, and NaN in
+    that part of the cells."""
+    rng = np.random.default_rng(0)
+    W = rng.normal(size=(D, d)) * np.linspace(1, 0.5, d)
+    X = rng.normal(size=(N, D)) * rng.uniform(0.7, 1.3, size=D)
+    X += rng.normal(size=D)
+    X += rng.normal(size=(N, d)) @ W.T
+    if missing:
+        X[rng.random(X.shape) < missing] = np.nan
+    return X.astype(dtype, copy=False)

@@ -28,6 +28,7 @@ _where = {
     "ModelFileError": "modelfile",
     "NotFittedError": "estimator",
     "NumericalError": "estimator",
+    "ProbabilisticPCA": "ppca",
     "get_num_threads": "kernels.pool",
     "set_num_threads": "kernels.pool",
     "load": "modelfile",
@@ -55,6 +56,7 @@ if TYPE_CHECKING:  # what a type checker and an editor read in place of the lazy
     from .mixture import GaussianMixture as GaussianMixture
     from .modelfile import ModelFileError as ModelFileError
     from .modelfile import load as load
+    from .ppca import ProbabilisticPCA as ProbabilisticPCA
     from .selection import select_mixture as select_mixture
 else:
 

@@ -31,6 +31,15 @@ def _select(X):
     return lvm.select_mixture(X, range(1, 7), **(EXACT | {"n_init": 3}))
 
 
+def _ppca(n_components, method: str):
+    def fit(X):
+        import lvm
+
+        return lvm.ProbabilisticPCA(n_components, method=method, tol=1e-12, random_state=0).fit(X)
+
+    return fit
+
+
 def _ellipses(i: int, j: int, xlabel: str, ylabel: str):
     """Two panels: the mixture in columns i and j of the data, and the bound after each iteration."""
 
@@ -72,6 +81,34 @@ def _selection(figure, selection, X):
     right.set(xlabel="eruption, minutes", ylabel="wait for the next, minutes")
 
 
+def _scree(figure, model, X):
+    """The variance of each axis above the noise; beside it the flowers along the first."""
+    from . import datasets, plotting
+
+    left, right = figure.subplots(1, 2)
+    plotting.plot_scree(model, ax=left)
+    y, z = datasets.load_iris(return_y=True)[1], model.transform(X)[:, 0]
+    colours = plotting.COLOURS[: len(datasets.IRIS_SPECIES)]
+    right.hist([z[y == k] for k in range(3)], 30, stacked=True, color=colours, label=datasets.IRIS_SPECIES)
+    right.set(xlabel="dimension 0, posterior mean", ylabel="flowers")
+    right.legend()
+
+
+def _scores(figure, model, X):
+    """Two panels: the flowers in two latent dimensions, and the variance of each axis, or what was deleted."""
+    import numpy as np
+
+    from . import datasets, plotting
+
+    left, right = figure.subplots(1, 2)
+    iris, y = datasets.load_iris(return_y=True)
+    plotting.plot_scores(model, X, labels=np.array(datasets.IRIS_SPECIES)[y], ax=left)
+    if np.isnan(X).any():
+        plotting.plot_held_out(model, iris, X, ax=right)
+    else:
+        plotting.plot_scree(model, ax=right)
+
+
 def _images(figure, model, X):
     from . import plotting
 
@@ -92,6 +129,10 @@ DEMO = [
     ("GaussianMixture 2 full", "faithful with gaps", _mixture(2, "full"), _imputed, -934.14505243 / 272),
     ("select_mixture", "faithful", _select, _selection, -1126.31592782 / 272),
     ("GaussianMixture 10 spherical", "digits", _mixture(10, "spherical", reg_covar=1e-6, tol=1e-6), _images, None),
+    ("ProbabilisticPCA 1 exact", "iris", _ppca(1, "exact"), _scree, -470.66945832 / 150),
+    ("ProbabilisticPCA 2 EM", "iris", _ppca(2, "em"), _scores, -404.96278016 / 150),
+    ("ProbabilisticPCA bic", "iris", _ppca("bic", "exact"), _scores, -379.91463012 / 150),
+    ("ProbabilisticPCA 2 EM", "iris with gaps", _ppca(2, "em"), _scores, -376.74880161 / 150),
 ]
 NEAR = 1e-8  # a score this near to its reference meets it; the references are given to about 1e-10 a row
 

@@ -12,7 +12,7 @@ import html
 import inspect
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -223,7 +223,7 @@ def from_device(x):
     return a
 
 
-def _check_array(X, who, min_samples, allow_nan, device="cpu"):
+def check_array(X, who, min_samples, allow_nan, device="cpu"):
     """X (N,D) as `Estimator` wants it. Nothing is written to it."""
     if device == "cpu" and _is_on_device(X):
         raise TypeError(
@@ -288,6 +288,15 @@ def check_sample_weight(w: Any, n: int) -> np.ndarray | None:
     if a.max() == 0:
         raise ValueError("Sample weights must contain at least one non-zero number, all are zero.")
     return a
+
+
+def moderate(w):
+    """Weights (N,), or (0,) for none, divided by a power of two if they are so large or small that float32 or products
+    fail; and that power."""
+    if w is None or 2**-20 <= w.max() <= 2**20:
+        return np.empty(0) if w is None else w, 1.0
+    factor = 2.0 ** (np.frexp(w.max())[1] - 1)
+    return w / factor, float(factor)
 
 
 def _feature_names(X):
@@ -399,7 +408,7 @@ class Estimator:
 
     def _check_fit_X(self, X, min_samples=1):
         """-> X (N,D) as an array, and its column names or None."""
-        X, names = _check_array(X, type(self).__name__, min_samples, self._allow_nan, self._device), _feature_names(X)
+        X, names = check_array(X, type(self).__name__, min_samples, self._allow_nan, self._device), _feature_names(X)
         return X, names
 
     @property
@@ -437,7 +446,7 @@ class Estimator:
             if not unseen and not missing:
                 message += "Feature names must be in the same order as they were in fit.\n"
             raise ValueError(message)
-        X = _check_array(X, who, 1, self._allow_nan, self._device)
+        X = check_array(X, who, 1, self._allow_nan, self._device)
         if X.shape[1] != getattr(self, "n_features_in_", X.shape[1]):  # (absent in a model set by hand)
             raise ValueError(
                 f"X has {X.shape[1]} features, but {who} is expecting {self.n_features_in_} features as input."
@@ -493,3 +502,83 @@ class Estimator:
     def set_score_request(self, **wanted: bool | str | None) -> "Estimator":
         """Ask scikit-learn's metadata routing for arguments of `score`."""
         return self._set_request("score", wanted)
+
+
+# --------------------------------------------------------------------------------------------------------- transformers
+
+_CONTAINERS = ("default", "pandas", "polars")
+
+
+class Transformer(Estimator):
+    """An estimator with `transform`, whose answer comes in the container the user wants (`set_output`).
+
+    A subclass has `fit`, the property `_n_features_out`, and a `transform` that ends in
+
+        return self._wrap(Z, X)       # X as the caller gave it, for its index; Z (N, _n_features_out) has X's dtype
+
+    All that calls `transform` (as `fit_transform` does) has its answer wrapped already.
+    """
+
+    _kind = "transformer"
+
+    fit: Callable[..., Any]
+    transform: Callable[..., Any]
+
+    @property
+    def _n_features_out(self) -> int:
+        """How many columns `transform` gives. From what `fit` found, so that a model read from a file knows it, too."""
+        raise NotImplementedError
+
+    def fit_transform(self, X, y=None, **fit_params: Any):
+        """`fit(X, y, **fit_params)`, then `transform(X)`."""
+        return self.fit(X, y, **fit_params).transform(X)
+
+    def get_feature_names_out(self, input_features=None) -> np.ndarray:
+        """The names of the columns that `transform` gives: the class in lower case and a number. An object array.
+
+        `input_features` is scikit-learn's: the names of the columns of X, which must be those that `fit` saw."""
+        self._check_fitted()
+        if input_features is not None:
+            if not np.array_equal(input_features, getattr(self, "feature_names_in_", input_features)):
+                raise ValueError("input_features is not equal to feature_names_in_")
+            if len(input_features) != self.n_features_in_:
+                raise ValueError(
+                    f"input_features should have length equal to number of features ({self.n_features_in_}), got "
+                    f"{len(input_features)}"
+                )
+        stem = type(self).__name__.lower()
+        return np.array([f"{stem}{i}" for i in range(self._n_features_out)], dtype=object)
+
+    def set_output(self, *, transform: str | None = None) -> "Transformer":
+        """What `transform` and `fit_transform` give: "default" (arrays), "pandas" or "polars" data frames.
+
+        None changes nothing. Where it was never set, scikit-learn's `set_config(transform_output=...)` counts."""
+        if transform is not None:
+            check_choice("transform", transform, _CONTAINERS, who="set_output")
+            self._sklearn_output_config = {"transform": transform}  # a name that sklearn.base.clone copies
+        return self
+
+    def _wrap(self, Z, X):
+        """Z, made by `transform` of X as the caller gave it, in the container that is wanted."""
+        container, sklearn = getattr(self, "_sklearn_output_config", {}).get("transform"), sys.modules.get("sklearn")
+        if container is None and sklearn is not None:
+            container = sklearn.get_config()["transform_output"]
+            check_choice("transform_output", container, _CONTAINERS, who="sklearn.set_config")
+        if container in (None, "default"):
+            return Z
+        Z, names = np.asarray(from_device(Z)), self.get_feature_names_out()  # (data frames are on the host)
+        if container == "polars":
+            import polars
+
+            return polars.DataFrame(Z, schema=list(names), orient="row")
+        import pandas
+
+        index = X.index if isinstance(X, pandas.DataFrame) else None  # a list has an `index` of another kind
+        return pandas.DataFrame(Z, index, names, copy=False)
+
+    def __sklearn_tags__(self):
+        from sklearn.utils import TransformerTags
+
+        tags = super().__sklearn_tags__()
+        tags.transformer_tags = TransformerTags(preserves_dtype=["float64", "float32"])
+        return tags

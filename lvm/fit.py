@@ -1,5 +1,6 @@
 """Climbers: loops that know no model and no device. They drive an objective and watch its bound."""
 
+import contextlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -64,3 +65,26 @@ def _settled(trace: list[float], tol: float, rounding: float) -> bool:
         return False
     before = trace[-2] - trace[-3] if len(trace) > 2 else 2 * gain
     return gain <= rounding or (gain < before and gain * gain / (before - gain) < tol)
+
+
+@contextlib.contextmanager
+def progress(title: str, verbose: Any, interval: int = 10):
+    """A progress bar with the bound when verbose; gives the function to call after each step, or None."""
+    if not verbose:
+        yield None
+        return
+    from tqdm.auto import tqdm
+
+    with tqdm(desc=title, unit=" steps") as bar:
+        bounds = []
+
+        def tick(bound):
+            bounds.append(bound)
+            if len(bounds) % interval == 0:
+                bar.set_postfix_str(f"bound {bound:.6f} nats per row", refresh=False)
+                bar.update(interval)
+
+        yield tick
+        if bounds:
+            bar.set_postfix_str(f"bound {bounds[-1]:.6f} nats per row", refresh=False)
+        bar.update(len(bounds) - bar.n)

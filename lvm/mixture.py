@@ -1,6 +1,5 @@
 """Gaussian mixtures by EM: the estimator."""
 
-import contextlib
 from typing import Any
 
 import numpy as np
@@ -18,9 +17,10 @@ from .estimator import (
     check_sample_weight,
     from_device,
     has_gaps,
+    moderate,
     warn,
 )
-from .fit import Climb, em
+from .fit import Climb, em, progress
 from .objectives.mixture import Chart, Collapsed, Mixture, Streamed, conditional, constants, shape
 
 TYPES = ("full", "tied", "diag", "spherical")
@@ -244,7 +244,7 @@ class GaussianMixture(Estimator):
 
     def _fit_rows(self, X, w):
         """-> the Climb to keep, R (D,), is it sound? and the weight of the rows that count."""
-        w, factor = _moderate(w)
+        w, factor = moderate(w)
         if not w.all():
             X, w = X[w > 0], w[w > 0]
         rng = check_random_state(self.random_state)
@@ -278,7 +278,7 @@ class GaussianMixture(Estimator):
         self._check_params()
         X = self._check_X(X)
         self._check_continues("partial_fit")
-        w, factor = _moderate(check_sample_weight(sample_weight, len(X)))
+        w, factor = moderate(check_sample_weight(sample_weight, len(X)))
         k, R = self._set_for(X), self._regularisation()
         objective = Mixture(k, self.covariance_type, k.put(X), k.put(w), R, has_gaps(X))
         p = self._params(objective)
@@ -427,7 +427,7 @@ class GaussianMixture(Estimator):
         eps = float(np.finfo(objective.dtype).eps)
         for repairs in range(REPAIRS + 1):
             try:
-                with self._bar(title) as tick:
+                with progress(title, self.verbose, self.verbose_interval) as tick:
                     start = objective.params(*begin)
                     climb = em(objective, start, max_iter=self.max_iter, tol=self.tol, eps=eps, tick=tick)
                     return climb._replace(params=objective.host(climb.params)), repairs
@@ -594,28 +594,6 @@ class GaussianMixture(Estimator):
             "reg_covar_": R,
         }
         return {name: np.array(a, dtype, order="C") for name, a in arrays.items()}
-
-    @contextlib.contextmanager
-    def _bar(self, title):
-        """A progress bar with the bound when verbose; gives the function to call after each step, or None."""
-        if not self.verbose:
-            yield None
-            return
-        from tqdm.auto import tqdm
-
-        with tqdm(desc=title, unit=" steps") as bar:
-            bounds = []
-
-            def tick(bound):
-                bounds.append(bound)
-                if len(bounds) % self.verbose_interval == 0:
-                    bar.set_postfix_str(f"bound {bound:.6f} nats per row", refresh=False)
-                    bar.update(self.verbose_interval)
-
-            yield tick
-            if bounds:
-                bar.set_postfix_str(f"bound {bounds[-1]:.6f} nats per row", refresh=False)
-            bar.update(len(bounds) - bar.n)
 
     # ------------------------------------------------------------------------------------------------ use
     def predict(self, X) -> np.ndarray:
@@ -971,15 +949,6 @@ def _weight(X, w):
 def _seen(X):
     """Which rows have anything observed in them (N,), found without an array as large as X."""
     return np.concatenate([~np.isnan(X[a : a + 2**14]).all(axis=1) for a in range(0, len(X), 2**14)])
-
-
-def _moderate(w):
-    """Weights (N,), or (0,) for none, divided by a power of two if they are so large or small that float32 or products
-    fail; and that power."""
-    if w is None or 2**-20 <= w.max() <= 2**20:
-        return np.empty(0) if w is None else w, 1.0
-    factor = 2.0 ** (np.frexp(w.max())[1] - 1)
-    return w / factor, float(factor)
 
 
 def _array(name, value, shape, gaps=False):

@@ -50,7 +50,8 @@ from . import __version__
 from .estimator import warn
 
 _FORMAT = "lvm-1"
-_CLASSES = {"GaussianMixture": "lvm.mixture"}  # the only classes a file can name, and where they are
+# the only classes a file can name, and where they are
+_CLASSES = {"GaussianMixture": "lvm.mixture", "ProbabilisticPCA": "lvm.ppca"}
 _ONLY_FOR_FIT = ("random_state", "callback", "checkpoint")  # saved as None where a file cannot hold them
 
 _COMMON = {"n_features_in_": (int, (), "positive"), "feature_names_in_?": (str, ("D",), None)}

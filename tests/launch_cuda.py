@@ -19,12 +19,12 @@ sys.path[:0] = [str(Path(__file__).parents[1])]
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 
-from lvm import GaussianMixture, kernels  # noqa: E402
+from lvm import GaussianMixture, ProbabilisticPCA, kernels  # noqa: E402
 from lvm.kernels.cuda import api  # noqa: E402
 from lvm.kernels.cuda.api import cuda  # noqa: E402
 
 DRIVER = ctypes.CDLL("libcuda.so.1")
-FAMILIES = "adam", "linear", "mixture", "random"
+FAMILIES = "adam", "linear", "mixture", "ppca", "random"
 host, device = kernels.load("cpu"), kernels.load("cuda")
 _depth = 0
 
@@ -117,6 +117,37 @@ def fits(kind, T, gaps, room):
             same(*(new(d).fit(X).standard_errors(X)["means_"] for d in ("cpu", "cuda")) if kind == "full" else (0, 0))
     finally:
         device.mixture.ROOM = whole
+
+
+def linear_gaussian(T):
+    """Fits by every method, and their answers, on data of the host and of the device."""
+    rng, rooms = np.random.default_rng(0), (host.ppca.ROOM, device.ppca.ROOM)
+    X = (rng.normal(size=(300, 2)) @ rng.normal(size=(2, 6)) + rng.normal(size=(300, 6))).astype(T)
+    gaps, w = np.where(rng.random(X.shape) < 0.2, T(np.nan), X), np.arange(300.0)
+    gaps[7] = np.nan
+    new = lambda d, **more: ProbabilisticPCA(2, max_iter=5, tol=0, n_draws=300, random_state=0, device=d, **more)
+    host.ppca.ROOM = device.ppca.ROOM = 20_000  # some blocks, and the same
+    try:
+        for A, more in (
+            (X, {}),
+            (X[:5], {"method": "em"}),
+            (X[:5], {}),
+            (gaps, {}),
+            (gaps, {"noise": "diagonal"}),
+            (gaps, {"method": "stochastic_em", "batch_size": 7}),
+        ):
+            a, b = (new(d, **more).fit(A, sample_weight=w[: len(A)]) for d in ("cpu", "cuda"))
+            for name in "loadings_", "mean_", "noise_variance_", "lower_bounds_":
+                same(getattr(a, name), getattr(b, name))
+            for name in "transform", "score_samples", "impute":
+                same(getattr(a, name)(gaps), getattr(b, name)(gaps))
+            same(a.posterior(gaps)[1], b.posterior(gaps)[1])
+            same(a.sample(5).shape, b.sample(5).shape)
+            same(*(m.partial_fit(A, sample_weight=w[: len(A)]).loadings_ for m in (a, b)))
+        there = cuda.to_device(X)
+        same(new("cpu").fit_transform(X), new("cuda").fit_transform(there).copy_to_host())
+    finally:
+        host.ppca.ROOM, device.ppca.ROOM = rooms
 
 
 def small_families(T):
@@ -223,6 +254,8 @@ CHECKS = {
     "tied, gaps, little room": lambda: fits("tied", np.float64, True, 3000),
     "diag, little room": lambda: fits("diag", np.float32, False, 3000),
     "spherical, gaps": lambda: fits("spherical", np.float64, True, 2**28),
+    "linear Gaussian, float32": lambda: linear_gaussian(np.float32),
+    "linear Gaussian, float64": lambda: linear_gaussian(np.float64),
     "small families, float32": lambda: small_families(np.float32),
     "small families, float64": lambda: small_families(np.float64),
     "a recorded step": recorded_step,

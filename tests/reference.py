@@ -231,3 +231,83 @@ def mixture_conditional(x, pi, mu, Sigma):
 def mixture_marginal(columns, pi, mu, Sigma):
     """pi, mu, Sigma of some columns, in that order."""
     return pi, mu[:, columns], Sigma[:, columns][:, :, columns]
+
+
+# ------------------------------------------------------------------------------------------- linear Gaussian models
+def ppca_posterior(X, W, mu, psi):
+    """Of z given what was observed of each row: means (N,d), covariances (N,d,d). W (D,d), psi (D,).
+
+    By the rule for any normal pair, with Cov(z, x) = W' and S = W W' + Psi:
+    z = W_o' S_oo^-1 (x_o - mu_o),  C = 1 - W_o' S_oo^-1 W_o."""
+    d, S = W.shape[1], W @ W.T + np.diag(psi)
+    z, C = np.zeros((len(X), d)), np.array([np.eye(d)] * len(X))
+    for n, x in enumerate(X):
+        o = np.flatnonzero(~np.isnan(x))
+        slope = W[o].T @ np.linalg.inv(S[np.ix_(o, o)])
+        z[n], C[n] = slope @ (x[o] - mu[o]), C[n] - slope @ W[o]
+    return z, C
+
+
+def ppca_log_likelihood(X, w, W, mu, psi):
+    """Weighted sum of log p(x_o): the number that a fit climbs."""
+    return gaussian_log_density(X, mu, W @ W.T + np.diag(psi)) @ observed(X, w)
+
+
+def ppca_expected_bound(X, w, q, W, mu, psi):
+    """Weighted sum of E_q[log p(x_o, z) - log q(z)] for q(z_n) = N(z_n, C_n), q = (z, C): at most the likelihood."""
+    (z, C), w, d, total = q, observed(X, w), W.shape[1], 0.0
+    for n, x in enumerate(X):
+        for i in np.flatnonzero(~np.isnan(x)):
+            square = (x[i] - mu[i] - W[i] @ z[n]) ** 2 + W[i] @ C[n] @ W[i]
+            total -= 0.5 * w[n] * (np.log(2 * np.pi * psi[i]) + square / psi[i])
+        total -= 0.5 * w[n] * (z[n] @ z[n] + np.trace(C[n]) - d - np.linalg.slogdet(C[n])[1])
+    return total
+
+
+def ppca_moments(X, w, W, mu, psi):
+    """Sums over the rows of an E step, each its own loop: for each column i, over rows that have it, A_i = w E[u u']
+    (D,d+1,d+1), b_i = w x_i E[u] (D,d+1), c_i = w x_i² (D,), u = (z, 1); and w E[u u'] over all (d+1,d+1)."""
+    (z, C), w, (D, d) = ppca_posterior(X, W, mu, psi), observed(X, w), W.shape
+    A, b, c, whole = np.zeros((D, d + 1, d + 1)), np.zeros((D, d + 1)), np.zeros(D), np.zeros((d + 1, d + 1))
+    for n, x in enumerate(X):
+        u = np.append(z[n], 1)
+        U = np.outer(u, u)
+        U[:d, :d] += C[n]
+        whole += w[n] * U
+        for i in np.flatnonzero(~np.isnan(x)):
+            A[i] += w[n] * U
+            b[i] += w[n] * x[i] * u
+            c[i] += w[n] * x[i] ** 2
+    return A, b, c, whole
+
+
+def ppca_m_step(A, b, c, whole, isotropic):
+    """Regressions of each column on u, what they leave as noise, and then the parameter expansion: z ~ N(m, V)."""
+    D, d = len(b), len(whole) - 1
+    beta = np.array([np.linalg.solve(A[i], b[i]) for i in range(D)])
+    rest = np.array([c[i] - 2 * beta[i] @ b[i] + beta[i] @ A[i] @ beta[i] for i in range(D)])
+    weight = A[:, d, d]
+    psi = np.full(D, rest.sum() / weight.sum()) if isotropic else rest / weight
+    m = whole[d, :d] / whole[d, d]
+    V = whole[:d, :d] / whole[d, d] - np.outer(m, m)
+    return beta[:, :d] @ np.linalg.cholesky(V), beta[:, d] + beta[:, :d] @ m, psi
+
+
+def ppca_em_step(X, w, W, mu, psi, isotropic):
+    """One step of EM with parameter expansion: the next W (up to a rotation), mu, psi."""
+    return ppca_m_step(*ppca_moments(X, w, W, mu, psi), isotropic)
+
+
+def ppca_stepwise(X, w, W, mu, psi, isotropic, eta):
+    """Stepwise EM: 1 - eta of what complete rows of the model are expected to give, and eta of the block; an M step."""
+    A, share = np.eye(W.shape[1] + 1), eta / observed(X, w).sum()
+    model = np.array([A] * len(W)), np.column_stack([W, mu]), (W**2).sum(1) + psi + mu**2, A
+    return ppca_m_step(*((1 - eta) * a + share * b for a, b in zip(model, ppca_moments(X, w, W, mu, psi))), isotropic)
+
+
+def ppca_exact(X, w, d):
+    """W, mu, psi of the highest likelihood, from eigenvalues of the covariance.   Tipping & Bishop 1999, eq. 7, 8"""
+    mu, S = np.average(X, axis=0, weights=w), np.cov(X.T, aweights=w, bias=True).reshape(X.shape[1], -1)
+    v, U = np.linalg.eigh(S)
+    sigma2 = v[: len(v) - d].mean()
+    return (U * np.sqrt(np.maximum(v - sigma2, 0)))[:, len(v) - d :], mu, np.full(len(mu), sigma2)

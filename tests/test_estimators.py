@@ -27,14 +27,31 @@ else:
 
 needs_sklearn = pytest.mark.skipif(sklearn is None, reason="scikit-learn is not installed")
 
-ESTIMATORS = {"GaussianMixture": lvm.GaussianMixture}
-CHECKS_IN_1_9 = {"GaussianMixture": 47}
+ESTIMATORS = {"GaussianMixture": lvm.GaussianMixture, "ProbabilisticPCA": lvm.ProbabilisticPCA}
+CHECKS_IN_1_9 = {"GaussianMixture": 47, "ProbabilisticPCA": 53}
 NOT_IN_CHECK_ESTIMATOR = (  # scikit-learn runs these on its own estimators, but check_estimator leaves them out
     "check_dataframe_column_names_consistency",
     "check_estimators_partial_fit_n_features",
     "check_inplace_ensure_writeable",
-    "check_non_transformer_estimators_n_iter",
 )
+OF_ITS_KIND = {
+    "GaussianMixture": ("check_non_transformer_estimators_n_iter",),
+    "ProbabilisticPCA": (
+        "check_get_feature_names_out_error",
+        "check_global_output_transform_pandas",
+        "check_global_set_output_transform_polars",
+        "check_set_output_transform",
+        "check_set_output_transform_pandas",
+        "check_set_output_transform_polars",
+        "check_transformer_get_feature_names_out",
+        "check_transformer_get_feature_names_out_pandas",
+        "check_transformer_n_iter",
+    ),
+}
+ANSWERS = {
+    "GaussianMixture": ("predict", "predict_proba", "score_samples", "score"),
+    "ProbabilisticPCA": ("transform", "posterior", "impute", "score_samples", "score", "bic"),
+}
 
 every = pytest.mark.parametrize("cls", ESTIMATORS.values(), ids=ESTIMATORS)
 
@@ -65,7 +82,7 @@ def all_checks():
     for name, cls in ESTIMATORS.items():
         for model, check in checks_of(cls()):
             yield pytest.param(model, check, id=f"{name}-{check.func.__name__}")
-        for extra in NOT_IN_CHECK_ESTIMATOR if sklearn else ():
+        for extra in (*NOT_IN_CHECK_ESTIMATOR, *OF_ITS_KIND[name]) if sklearn else ():
             check = lambda model, name=name, extra=extra: getattr(estimator_checks, extra)(name, model)
             yield pytest.param(cls(), check, id=f"{name}-{extra}")
 
@@ -73,6 +90,7 @@ def all_checks():
 @needs_sklearn
 @pytest.mark.parametrize(("model", "check"), list(all_checks()))
 @pytest.mark.filterwarnings("ignore::lvm.estimator.ConvergenceWarning")  # some of their data is noise, five rows of it
+@pytest.mark.filterwarnings("ignore:X .* feature names, but .* was fitted with:UserWarning")  # of set_output
 def test_scikit_learn_checks(model, check):
     try:
         check(model)
@@ -386,14 +404,16 @@ def test_gaps_are_refused_where_they_are_not_welcome(X, place):
         Estimator()._check_fit_X(X)
 
 
+@every
 @pytest.mark.parametrize("kind", REFUSED)
-def test_data_that_is_refused(X, kind):
+def test_data_that_is_refused(cls, X, kind):
     bad, error, message = REFUSED[kind]
+    message = message.replace("GaussianMixture", cls.__name__)
     if kind == "too large for a double" and not np.isfinite(bad).all():
         pytest.skip("long doubles are doubles here")
-    fitted = two().fit(X)
+    fitted = two(cls).fit(X)
     before = state(fitted)
-    for use in two().fit, fitted.fit, fitted.predict, fitted.score_samples:
+    for use in two(cls).fit, fitted.fit, *(getattr(fitted, method) for method in ANSWERS[cls.__name__]):
         with pytest.raises(error, match=re.escape(message)):
             use(bad)
     assert_same_state(fitted, before)
@@ -525,7 +545,7 @@ def test_the_callers_arrays_are_not_changed(cls, X):
         w[3] = 0
         before = rows.copy(), w.copy()
         model = cls(random_state=0).fit(rows, sample_weight=w)
-        for method in "predict", "predict_proba", "score_samples", "score":
+        for method in ANSWERS[cls.__name__]:
             getattr(model, method)(rows)
         assert_array_equal(rows, before[0])
         assert_array_equal(w, before[1])
@@ -535,7 +555,7 @@ def test_the_callers_arrays_are_not_changed(cls, X):
 def test_predicting_leaves_no_trace(cls, X):
     model = cls(random_state=0).fit(X)
     before = state(model)
-    for method in "predict", "predict_proba", "score_samples", "score":
+    for method in ANSWERS[cls.__name__]:
         getattr(model, method)(X)
     model.sample(3)
     assert_same_state(model, before)
@@ -557,13 +577,15 @@ BAD_WEIGHTS = {
 }
 
 
+@every
 @pytest.mark.parametrize("kind", BAD_WEIGHTS)
-def test_weights_that_are_refused(X, kind):
+def test_weights_that_are_refused(cls, X, kind):
     w, message = BAD_WEIGHTS[kind]
-    model = two().fit(X)
+    model = two(cls).fit(X)
     before = state(model)
-    with pytest.raises(ValueError, match=re.escape(message)):
-        model.fit(X, sample_weight=w)
+    for use in model.fit, model.partial_fit, model.score:
+        with pytest.raises(ValueError, match=re.escape(message)):
+            use(X, sample_weight=w)
     assert_same_state(model, before)
 
 
@@ -648,16 +670,17 @@ def test_a_pickle_of_another_version_warns(X):
         assert_same_state(twin, model.__dict__)
 
 
-def test_not_fitted_says_what_to_do(X):
+@every
+def test_not_fitted_says_what_to_do(cls, X):
     message = (
-        "This GaussianMixture instance is not fitted yet. Call 'fit' with appropriate arguments before using this "
+        f"This {cls.__name__} instance is not fitted yet. Call 'fit' with appropriate arguments before using this "
         "estimator."
     )
-    for method in "predict", "predict_proba", "score_samples", "score":
+    for method in ANSWERS[cls.__name__]:
         with pytest.raises(lvm.NotFittedError, match=f"^{re.escape(message)}$"):
-            getattr(two(), method)(X)
+            getattr(cls(), method)(X)
     with pytest.raises(lvm.NotFittedError):
-        two().sample()
+        cls().sample()
 
 
 # ------------------------------------------------------------------------------------------------- the environment

@@ -104,6 +104,16 @@ def test_the_reference_with_gaps_is_the_density_of_what_is_left_as_scipy_has_it(
     assert np.mean(log_p) == pytest.approx(reference, abs=1e-10)
 
 
+def test_the_reference_of_ppca_with_gaps_is_the_density_of_what_is_left_as_scipy_has_it():
+    ((fit, reference),) = [(row[2], row[4]) for row in command.DEMO if row[1] == "iris with gaps"]
+    X = lvm.datasets.load_iris()
+    X.flat[::5] = np.nan
+    model = fit(X)
+    Sigma = model.loadings_ @ model.loadings_.T + model.noise_variance_ * np.eye(4)
+    log_p = [multivariate_normal(model.mean_[o], Sigma[np.ix_(o, o)]).logpdf(x[o]) for x, o in zip(X, ~np.isnan(X))]
+    assert np.mean(log_p) == pytest.approx(reference, abs=1e-10)
+
+
 def test_a_selection_is_scored_by_its_best(tmp_path, capsys):
     fit = lambda X: lvm.select_mixture(X, [1, 2], "full", **command.EXACT)
     command.demo(str(tmp_path), [("quick", "faithful", fit, command._selection, -1130.26396018 / 272)])

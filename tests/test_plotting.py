@@ -1,5 +1,6 @@
 """Pictures show what the model says (ellipses at their Mahalanobis distance, rows, bound) and touch nothing else."""
 
+import copy
 import re
 import subprocess
 import sys
@@ -8,14 +9,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.stats
 from matplotlib import pyplot as plt
 from matplotlib import rcParams
+from matplotlib.collections import PolyCollection
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from numpy.testing import assert_allclose, assert_array_equal
 
 import lvm
 from lvm import plotting
-from lvm.datasets import load_digits, load_faithful, load_iris
+from lvm.datasets import IRIS_SPECIES, load_digits, load_faithful, load_iris
 
 plt.switch_backend("Agg")  # no window
 KINDS = ["full", "tied", "diag", "spherical"]
@@ -353,6 +357,264 @@ def test_what_select_mixture_returns_is_drawn(ax):
     assert lines["tied"].get_ydata()[2] == 0 < min(lines["diag"].get_ydata())
 
 
+# --------------------------------------------------------------------------------------------------------- plot_scores
+
+
+def ppca(X, n_components=2, **options):
+    return lvm.ProbabilisticPCA(n_components, random_state=0, **options).fit(X)
+
+
+def curves(ax):
+    """The ellipses (n,points,2) of the rows, in the order of the classes, of each those without gaps first."""
+    every = [path.vertices for c in ax.collections if isinstance(c, PolyCollection) for path in c.get_paths()]
+    return np.array(every).reshape(-1, *every[0].shape)
+
+
+def means(ax):
+    """The dots (n,2), in the same order."""
+    found = [c.get_offsets() for c in ax.collections if not isinstance(c, PolyCollection)]
+    return np.concatenate([dots for dots in found if len(dots)])
+
+
+@pytest.mark.parametrize("dimensions", [(0, 1), (2, 0)])
+def test_an_ellipse_holds_68_percent_of_the_posterior_and_a_dot_is_its_mean(dimensions, ax):
+    X = with_gaps(load_iris())
+    model = ppca(X, 3)
+    plotting.plot_scores(model, X, dimensions=dimensions, ax=ax)
+    order = np.argsort(np.isnan(X).any(axis=1), kind="stable")
+    z, C = (a[order] for a in model.posterior(X))
+    assert_allclose(means(ax), z[:, dimensions])
+    assert len(curves(ax)) == 150
+    for points, mean, Sigma in zip(curves(ax), z[:, dimensions], C):
+        out = points - mean
+        distance2 = np.einsum("ni,ij,nj->n", out, np.linalg.inv(Sigma[np.ix_(dimensions, dimensions)]), out)
+        assert_allclose(scipy.stats.chi2(2).cdf(distance2), 0.68, rtol=1e-9)
+
+
+def test_rows_with_gaps_have_hollow_dots_and_a_row_of_gaps_alone_the_priors_ellipse(ax):
+    X = load_iris()
+    X[3, 2], X[5] = np.nan, np.nan
+    plotting.plot_scores(ppca(X), X, ax=ax)
+    filled, hollow, legend = [c for c in ax.collections if not isinstance(c, PolyCollection)]
+    assert len(filled.get_offsets()) == 148
+    assert (len(hollow.get_offsets()), hollow.get_facecolors()[0].tolist()) == (2, [1, 1, 1, 1])
+    assert legend.get_label() == "hollow: gaps (2)"
+    size = np.ptp(curves(ax), axis=1)
+    assert_allclose(size[:148], size[:1].repeat(148, axis=0))
+    assert (size[148] > 1.001 * size[0]).all()  # row 3
+    assert_allclose(curves(ax)[149][[0, 12]], ax.lines[0].get_xydata()[[0, 25]], atol=0.1)
+    assert_allclose(np.hypot(*curves(ax)[149].T), np.hypot(*ax.lines[0].get_xydata()[0]))
+
+
+@pytest.mark.parametrize("kind", [list, np.array, pytest.param("Series", id="pandas")])
+def test_classes_have_their_colours_and_counts(kind, ax):
+    kind = pytest.importorskip("pandas").Series if kind == "Series" else kind
+    X, y = load_iris(return_y=True)
+    labels = kind([IRIS_SPECIES[k] for k in y])
+    plotting.plot_scores(ppca(X), X, labels=labels, ax=ax)
+    Z, shown = ppca(X).transform(X), dots(ax)
+    colours = [
+        c.get_facecolors()[0, :3] for c in ax.collections if c.get_label() in {f"{s} (50)" for s in IRIS_SPECIES}
+    ]
+    assert_allclose(colours, [to_rgb(c) for c in plotting.COLOURS[:3]])
+    for k, name in enumerate(IRIS_SPECIES):
+        assert_array_equal(shown[name], Z[y == k])
+    texts = [t.get_text() for t in ax.get_legend().get_texts()]
+    assert texts == ["setosa (50)", "versicolor (50)", "virginica (50)", "prior, 68 %"]
+
+
+def test_rows_without_a_label_are_a_class_of_their_own(ax):
+    X, y = load_iris(return_y=True)
+    plotting.plot_scores(ppca(X), X, labels=np.where(y == 1, np.nan, y), ax=ax)
+    assert [t.get_text() for t in ax.get_legend().get_texts()] == [
+        "0.0 (50)",
+        "2.0 (50)",
+        "nan (50)",
+        "prior, 68 %",
+    ]
+    assert len(means(ax)) == 150
+
+
+def test_ten_classes_can_be_told_apart(ax):
+    X, y = load_digits(return_y=True)
+    plotting.plot_scores(ppca(X), X, labels=y, ax=ax)
+    looks = [(*c.get_facecolors()[0], len(c.get_paths()[0])) for c in ax.collections if c.get_label()[0].isdigit()]
+    assert len(set(looks)) == len(looks) == 10
+
+
+def test_of_many_rows_the_same_ones_are_drawn_with_their_own_labels():
+    X, y = load_digits(return_y=True)
+    model = ppca(X)
+    Z = model.transform(X)
+    first, second = (plotting.plot_scores(model, X, labels=y, ax=Figure().subplots(), max_points=300) for _ in range(2))
+    assert len(means(first)) == 300
+    assert len(curves(first)) == plotting.ELLIPSES
+    assert_array_equal(means(first), means(second))
+    for k in range(10):
+        assert {tuple(z) for z in dots(first)[str(k)]} <= {tuple(z) for z in Z[y == k]}
+
+
+def test_axes_are_as_long_as_each_other_and_tell_their_part_of_the_variance(ax):
+    X = load_iris()
+    v = np.linalg.eigvalsh(np.cov(X.T))[::-1] / np.cov(X.T).trace()
+    plotting.plot_scores(ppca(X, 3), X, dimensions=(1, 0), ax=ax)
+    wanted = [f"dimension {i} ({100 * v[i]:.1f} % of the variance)" for i in (1, 0)]
+    assert [ax.get_xlabel(), ax.get_ylabel()] == wanted
+    assert ax.get_aspect() == 1
+
+
+def test_scores_that_cannot_be_drawn_are_refused(ax):
+    X = load_iris()
+    with pytest.raises(
+        ValueError, match=r"two latent dimensions, and the model has one\. Try a histogram of transform"
+    ):
+        plotting.plot_scores(ppca(X, 1), X, ax=ax)
+    with pytest.raises(ValueError, match=r"dimensions must be two different numbers from 0 to 1, got \(0, 2\)\."):
+        plotting.plot_scores(ppca(X), X, dimensions=(0, 2), ax=ax)
+    with pytest.raises(ValueError, match=r"labels must be one for each of the 150 rows of X, got shape \(149,\)\."):
+        plotting.plot_scores(ppca(X), X, labels=np.zeros(149), ax=ax)
+
+
+# ---------------------------------------------------------------------------------------------------------- plot_scree
+
+
+def test_variances_stand_on_the_eigenvalues_and_the_noise_is_the_mean_of_the_others(ax):
+    X = load_iris()
+    v = np.linalg.eigvalsh(np.cov(X.T, bias=True))[::-1]
+    rings, variance, noise = plotting.plot_scree(ppca(X), ax=ax).lines
+    assert_allclose(rings.get_xydata(), np.column_stack([[1, 2, 3, 4], v]))
+    assert_allclose(variance.get_xydata(), rings.get_xydata()[:2])
+    assert_allclose(noise.get_ydata(), v[2:].mean())
+    assert noise.get_label() == "noise variance (0.0507)"
+    assert ax.figure.axes == [ax]
+
+
+def test_eigenvalues_that_are_zero_are_no_dots_at_rounding(ax):
+    rings = plotting.plot_scree(ppca(load_digits(), 10), ax=ax).lines[0]  # 3 pixels are always blank
+    assert len(rings.get_xdata()) == 61
+
+
+def test_noise_of_each_column_is_shown_along_each_axis(ax):
+    X = load_iris()
+    model = ppca(X, noise="diagonal", tol=1e-3)
+    _, variance, noise = plotting.plot_scree(model, ax=ax).lines
+    u = model.components_
+    assert_allclose(noise.get_ydata(), np.diag(u @ np.diag(model.noise_variance_) @ u.T))
+    assert_allclose(variance.get_ydata() - noise.get_ydata(), (model.loadings_**2).sum(axis=0))
+
+
+@pytest.mark.parametrize("place", ["subplots", "add_axes"])
+def test_bic_is_drawn_below_in_the_room_of_the_axes_given(place):
+    figure = Figure()
+    ax = figure.subplots(1, 2)[1] if place == "subplots" else figure.add_axes([0.3, 0.2, 0.5, 0.6])
+    room = ax.get_position()
+    model = ppca(load_iris(), "bic")
+    assert plotting.plot_scree(model, ax=ax) is ax
+    below = figure.axes[-1]
+    curve, ring = below.lines
+    assert_allclose(curve.get_xydata(), np.column_stack([[1, 2, 3], model.bics_ - model.bics_.min()]))
+    assert ring.get_xydata().tolist() == [[model.n_components_, 0]]
+    assert ring.get_label() == f"best: 3 ({model.bic(load_iris()):.6g})"
+    assert below.get_xlim() == ax.get_xlim()
+    assert_allclose([ax.get_position().max, below.get_position().min], [room.max, room.min])
+    assert below.get_position().y1 < ax.get_position().y0
+    figure.canvas.draw()
+
+
+def test_the_pca_of_scikit_learn_has_a_scree_too(ax):
+    model = pytest.importorskip("sklearn.decomposition").PCA(2).fit(load_iris())
+    variance, noise = plotting.plot_scree(model, ax=ax).lines
+    assert_allclose(variance.get_ydata(), model.explained_variance_)
+    assert_allclose(noise.get_ydata(), model.noise_variance_)
+
+
+# ------------------------------------------------------------------------------------------------------- plot_held_out
+
+
+def held_out():
+    X = load_iris()
+    gaps = with_gaps(X.copy())
+    X[7:9] = np.nan  # of which nothing is known
+    return X, gaps, np.isnan(gaps) & ~np.isnan(X)
+
+
+def test_each_value_held_out_is_drawn_against_its_imputed_mean_and_deviation(ax):
+    X, gaps, out = held_out()
+    model = ppca(gaps)
+    Sigma = model.get_covariance()
+    plotting.plot_held_out(model, X, gaps, ax=ax)
+    ends = [np.array(c.get_segments()) for c in ax.collections if hasattr(c, "get_segments")]
+    for i in range(4):
+        mean, sd = [], []
+        for x in gaps[out[:, i]]:
+            o = ~np.isnan(x)
+            slope = np.linalg.solve(Sigma[np.ix_(o, o)], Sigma[o, i])
+            mean.append(model.mean_[i] + slope @ (x - model.mean_)[o])
+            sd.append(np.sqrt(Sigma[i, i] - slope @ Sigma[o, i]))
+        mean, sd, true = np.array(mean), np.array(sd), X[out[:, i], i]
+        assert_allclose(dots(ax)[f"column {i}"], np.column_stack([true, mean]), rtol=1e-9)
+        bars = [np.column_stack([true, y]) for y in (mean - sd, mean + sd)]
+        assert_allclose(ends[i], np.stack(bars, axis=1), rtol=1e-9)
+    texts = [t.get_text() for t in ax.get_legend().get_texts()]
+    assert texts == [*(f"column {i} ({n})" for i, n in enumerate(out.sum(axis=0))), "equal"]
+
+
+def test_the_title_has_the_errors_and_the_coverage(ax):
+    X, gaps, out = held_out()
+    model = ppca(gaps)
+    mean, variance = model.impute(gaps, return_variance=True)
+    error = (mean - X)[out] / np.sqrt(variance[out])
+    rmse = [np.sqrt(np.mean((guess - X)[out] ** 2)) for guess in (mean, np.broadcast_to(model.mean_, X.shape))]
+    assert rmse[0] < 0.5 * rmse[1]
+    inside = [100 * np.mean(abs(error) < n) for n in (1, 2)]
+    assert inside[0] < inside[1] < 100
+    assert plotting.plot_held_out(model, X, gaps, ax=ax).get_title() == (
+        f"RMSE {rmse[0]:#.3g}, of the columns' means {rmse[1]:#.3g}\n"
+        f"{inside[0]:.0f} % within one standard deviation, {inside[1]:.0f} % within two"
+    )
+
+
+def test_two_thirds_of_the_values_lie_within_their_bars_where_the_model_is_right(ax):
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((4000, 2)) @ rng.standard_normal((2, 6)) + 0.5 * rng.standard_normal((4000, 6))
+    gaps = with_gaps(X.copy())
+    title = plotting.plot_held_out(ppca(gaps), X, gaps, ax=ax).get_title()
+    one, two = map(int, re.findall(r"(\d+) % within", title))
+    assert abs(one - 68.3) < 3  # of 4800 values: 4 errors
+    assert abs(two - 95.4) < 2
+
+
+def test_many_columns_are_one_colour_and_of_many_values_some_are_drawn_and_some_have_bars():
+    X = load_digits()[:300]
+    gaps = with_gaps(X.copy())
+    model = ppca(gaps, tol=1e-3)
+    first, second = (
+        plotting.plot_held_out(model, X, gaps, ax=Figure().subplots(), max_points=1000).collections for _ in range(2)
+    )
+    assert first[0].get_label() == f"64 columns ({np.isnan(gaps).sum()})"
+    assert (len(first[0].get_offsets()), len(first[1].get_segments())) == (1000, plotting.ELLIPSES)
+    assert_array_equal(first[0].get_offsets(), second[0].get_offsets())
+
+
+@pytest.mark.parametrize("library", ["pandas", "polars"])
+def test_values_held_out_of_a_frame_have_the_names_of_their_columns(library, ax):
+    frames = pytest.importorskip(library)
+    X, gaps, _ = held_out()
+    X, gaps = (frames.DataFrame(dict(zip(["sl", "sw", "pl", "pw"], a.T))) for a in (X, gaps))
+    plotting.plot_held_out(ppca(gaps), X, gaps, ax=ax)
+    assert list(dots(ax)) == ["sl", "sw", "pl", "pw"]
+
+
+def test_what_is_not_held_out_is_refused(ax):
+    X, gaps = load_iris(), with_gaps(load_iris())
+    model = ppca(gaps)
+    for one, other in (gaps, X), (X, X):
+        with pytest.raises(ValueError, match=r"Nothing is held out: gaps must have NaN where X has values\."):
+            plotting.plot_held_out(model, one, other, ax=ax)
+    with pytest.raises(ValueError, match=r"must be the same rows, got shapes \(149, 4\) and \(150, 4\)\."):
+        plotting.plot_held_out(model, X[1:], gaps, ax=ax)
+
+
 # ------------------------------------------------------------------------------------------------ plot_bound and images
 
 
@@ -371,6 +633,24 @@ def test_the_bound_is_drawn_against_the_iteration(ax):
 def test_an_unfitted_model_is_refused(draw, data):
     with pytest.raises(lvm.NotFittedError, match="fit"):
         draw(lvm.GaussianMixture(), *data)
+
+
+@pytest.mark.parametrize(
+    ("draw", "data"),
+    [(plotting.plot_scree, ()), (plotting.plot_scores, ([[1, 2]],)), (plotting.plot_held_out, ([[1, 2]], [[1, 2]]))],
+)
+def test_an_unfitted_ppca_is_refused(draw, data):
+    with pytest.raises(lvm.NotFittedError, match="fit"):
+        draw(lvm.ProbabilisticPCA(), *data)
+
+
+def test_a_missing_pixel_is_blue_and_not_paper(ax):
+    X = load_digits()[:2]
+    X[1, 20] = np.nan
+    _, gaps = plotting.plot_images(X, ax=ax).images
+    assert np.argwhere(~gaps.get_array().mask).tolist() == [[1 + 2, 8 + 1 + 4]]  # below one row, right of one picture
+    assert_allclose(gaps.cmap(0)[:3], to_rgb(plotting.GAP))
+    assert len(plotting.plot_images(X[:1], ax=Figure().subplots()).images) == 1
 
 
 def test_images_stand_in_rows_with_nothing_lost_and_room_for_titles(ax):
@@ -397,6 +677,9 @@ DRAWINGS = {
     "mixture": lambda ax: plotting.plot_mixture(mixture(load_faithful()), load_faithful(), ax=ax),
     "imputed": lambda ax: plotting.plot_imputed(mixture(load_faithful()), with_gaps(load_faithful()), ax=ax),
     "selection": lambda ax: plotting.plot_selection(found(), ax=ax),
+    "scores": lambda ax: plotting.plot_scores(ppca(load_iris()), load_iris(), ax=ax),
+    "scree": lambda ax: plotting.plot_scree(ppca(load_iris(), "bic"), ax=ax),
+    "held out": lambda ax: plotting.plot_held_out(ppca(load_iris()), load_iris(), with_gaps(load_iris()), ax=ax),
     "bound": lambda ax: plotting.plot_bound(mixture(load_faithful()), ax=ax),
     "images": lambda ax: plotting.plot_images(load_digits()[:3], ax=ax),
 }
@@ -425,6 +708,18 @@ def test_the_model_and_the_data_are_not_changed(ax):
     plotting.plot_mixture(model, X, ax=ax)
     plotting.plot_imputed(model, X, ax=ax)
     assert_array_equal(model.means_, means)
+
+
+def test_a_ppca_and_its_data_are_not_changed():
+    X, gaps, _ = held_out()
+    X.flags.writeable = gaps.flags.writeable = False
+    model = ppca(gaps)
+    before = copy.deepcopy(vars(model))
+    plotting.plot_scores(model, gaps, ax=Figure().subplots())
+    plotting.plot_held_out(model, X, gaps, ax=Figure().subplots())
+    plotting.plot_scree(model, ax=Figure().subplots())
+    for name, value in vars(model).items():
+        assert_array_equal(value, before[name])
 
 
 def test_matplotlib_loads_at_the_first_picture_only():

@@ -1,20 +1,26 @@
 """This library beside others: the same data, the same start, the same steps, one process, taking turns.
 
     python benchmarks/peers/run.py mixture [--quick] [--sizes "1000x2 K=3" ...] [--repeat 5]
+    python benchmarks/peers/run.py ppca [--quick] [--sizes "a fit, exact, 500x20000 d=20" ...] [--repeat 5]
 
 A family's file in this folder gives
 
     SIZES      name -> size, in the order of the table; QUICK, the names that --quick runs
-    PEERS      name -> build(problem) -> run(steps) -> result. It imports its library itself: an ImportError
-               leaves it out. This library comes first; ratios are to it.
-    problem(size), steps(size) -> (n1, n2), quality(problem, result) -> float, QUALITY (what that is)
+    PEERS      name -> build(problem) -> run(steps) -> result, or None where a peer has not what is asked for. It
+               imports its library itself: an ImportError leaves it out. This library comes first; ratios are to it.
+    problem(size), quality(problem, result) -> float, QUALITY (what that is)
+    steps(size) -> (n1, n2), or that by peer where their steps differ much; None: run(None) is timed as a whole
+    TIME       what is timed, if not all are steps
+    memory(name of size, peer) -> most memory in times of the data, or None: where it is there, it is called in a
+               process of its own
 
 A step takes (t(n2) - t(n1)) / (n2 - n1), the median over repeats. Building and one run of each come before the clock
-starts, so that compilers are done. The quality after n1 steps shows whether all computed the same.
+starts, so that compilers are done. The quality after n2 steps, or of the whole, shows whether all computed the same.
 """
 
 import argparse
 import importlib
+import multiprocessing
 import os
 import statistics
 import sys
@@ -35,23 +41,41 @@ def clock(run, steps):
     return time.perf_counter() - start
 
 
+def timed(run, steps):
+    """Seconds of a step, from n1 to n2 = steps, or of the whole run where that is None."""
+    if steps is None:
+        return clock(run, None)
+    n1, n2 = steps
+    return (clock(run, n2) - clock(run, n1)) / (n2 - n1)
+
+
 def compare(family, size, repeat, missing):
-    """Rows (peer, seconds a step, quality) for one size."""
-    problem, (n1, n2) = family.problem(size), family.steps(size)
-    runs = {}
+    """Rows (peer, seconds, quality) for one size."""
+    problem, steps, runs = family.problem(size), family.steps(size), {}
     for name, build in family.PEERS.items():
         if name in missing:
             continue
         try:
-            runs[name] = build(problem)
+            run = build(problem)
         except ImportError as e:
             missing[name] = str(e)
-    quality = {name: family.quality(problem, run(n1)) for name, run in runs.items()}
-    steps = {name: [] for name in runs}
+        else:
+            runs |= {name: run} if run else {}
+    steps = steps if isinstance(steps, dict) else dict.fromkeys(runs, steps)
+    quality = {name: family.quality(problem, run(steps[name] and steps[name][1])) for name, run in runs.items()}
+    seconds = {name: [] for name in runs}
     for _ in range(repeat):
         for name, run in runs.items():  # taking turns, so that a busy moment hits all alike
-            steps[name].append((clock(run, n2) - clock(run, n1)) / (n2 - n1))
-    return [(name, statistics.median(steps[name]), quality[name]) for name in runs]
+            seconds[name].append(timed(run, steps[name]))
+    return [(name, statistics.median(seconds[name]), quality[name]) for name in runs]
+
+
+def memory(family, size, peer):
+    """family.memory, where it is there, in a process of its own."""
+    if not hasattr(family, "memory"):
+        return None
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(family.memory, (size, peer))
 
 
 def table(rows):
@@ -86,15 +110,21 @@ def main():
         f"OVERRULED by {', '.join(overruled)}: users do not have that" if overruled else "its own choice",
     )
 
-    missing, rows = {}, [("size", "library", "ms a step", "relative to lvm", family.QUALITY)]
+    missing, head = {}, ("size", "library", getattr(family, "TIME", "ms a step"), "relative to lvm", family.QUALITY)
+    rows, most = [head], []
     for name in sizes:
         print(f"... {name}", file=sys.stderr, flush=True)
         results = compare(family, family.SIZES[name], 2 if options.quick else options.repeat, missing)
         ours = results[0][1]
         for peer, seconds, quality in results:
             rows.append((name, peer, f"{1e3 * seconds:.3f}", f"{seconds / ours:.1f}", f"{quality:.6f}"))
+            held = memory(family, name, peer)
+            most += [] if held is None else [(name, peer, f"{held:.2f}")]
     print()
     print("\n".join(table(rows)))
+    if most:
+        print()
+        print("\n".join(table([("size", "library", "most memory, data and all, in times of the data"), *most])))
     if missing:
         print(f"\nnot here: {'; '.join(f'{name} ({why})' for name, why in missing.items())}")
 

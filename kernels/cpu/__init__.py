@@ -4,7 +4,7 @@ import importlib as _importlib
 
 import numpy as np
 
-_families = ("adam", "linear", "mixture", "random")
+_families = ("adam", "linear", "mixture", "ppca", "random")
 
 
 def put(x):
