@@ -23,7 +23,7 @@ from .estimator import (
 )
 from .fit import Climb, em, progress
 from .objectives import ppca as model
-from .objectives.ppca import Degenerate, Likelihood, Params, Rows
+from .objectives.ppca import Degenerate, FactorAnalysis, Likelihood, Params, Rows
 
 METHODS = ("auto", "exact", "em", "stochastic_em")
 NOISES = ("isotropic", "diagonal")
@@ -44,19 +44,19 @@ class ProbabilisticPCA(Transformer):
         one direction for the noise: one less than the rank of the data, of which gaps leave less.
     method : {"auto", "exact", "em", "stochastic_em"}, default "auto"
         The maximum of the likelihood from the eigenvalues of the covariance (Tipping & Bishop 1999); by expectation
-        maximisation; or by stochastic EM, which draws rows, and z for each, and follows the gradient. "auto" is "exact"
-        where it can be: isotropic noise and no gaps, and else "em". All end at the same likelihood.
+        maximisation (of complete data in factor analysis ECME, Liu & Rubin 1994); or by stochastic EM, which draws
+        rows, and z for each, and follows the gradient. "auto" is "exact" where it can be: isotropic noise and no gaps,
+        and else "em". All end at the same likelihood.
     noise : {"isotropic", "diagonal"}, default "isotropic"
-        One variance for all columns (PPCA), or one each (factor analysis), then at least 1e-8 of the column's own (3e-4
-        in float32).
+        One variance for all columns (PPCA), or one each (factor analysis), of which none is less than 1e-8 (float32:
+        3e-4) of its column's variance: the likelihood often has its maximum at 0 (Heywood 1931).
     tol : float, default 1e-9
         EM stops when the last gain, and the gain still to come as estimated from the last two, are below this (nats per
         row); 0 takes all steps.
     max_iter : int, default 10000
         Most EM steps.
     n_draws : int, default 1000000
-        Rows that stochastic EM draws. What the log-likelihood lacks at the end falls as 1 / n_draws: on iris 5e-5 nats
-        per row after 10^6, 4e-6 after 10^7.
+        Rows that stochastic EM draws. It ends some (number of parameters) / n_draws nats per row below the maximum.
     batch_size : int, default 1
         Rows drawn for one step of stochastic EM. On a GPU a step pays from some hundred on.
     random_state : None, int, SeedSequence, Generator or RandomState, default None
@@ -202,8 +202,11 @@ class ProbabilisticPCA(Transformer):
             kept = ~np.isnan(X).all(axis=1) & (w > 0 if w.size else True)
             if not kept.all():
                 X, w = X[kept], w[kept] if w.size else w
-        if len(X) == 0:
-            raise ValueError("X has nothing observed in it: its rows are all NaN, or have no weight.")
+        if len(X) < 2:
+            raise ValueError(
+                "fit needs at least 2 rows that have weight and anything observed in them, got "
+                f"{len(X)} of n_samples = {len(kept)}."
+            )
         fitted, interrupted = self._fit(X, w, has_gaps(X))
         fitted["n_samples_seen_"] *= factor
         self._remember(X, names, fitted)
@@ -302,7 +305,7 @@ class ProbabilisticPCA(Transformer):
             raise ValueError(f"n_components={d} must be at most the number of columns of X, {D}.")
         with np.errstate(over="ignore", invalid="ignore"):  # what is too large has its own message
             fit = _Fit.of_rows(self, X, w, gaps)
-        more: dict[str, Any] = {"n_samples_seen_": fit.weight}
+        more: dict[str, Any] = {"n_samples_seen_": float(fit.weight)}
         if isinstance(d, str):
             climb, more["bics_"] = self._by_bic(fit)
         else:
@@ -319,7 +322,9 @@ class ProbabilisticPCA(Transformer):
 
     def _by_bic(self, fit):
         """The fit with the least BIC, and the criterion for 1, 2, ... components, until it rose twice."""
-        D, bics, best = len(fit.mean), [], None
+        D, bics = len(fit.mean), []
+        best: Any = None
+        climb: Any = None
         most = max(1, fit.rank - 1)
         if self.noise == "diagonal":  # more would have as many parameters as the covariance (Ledermann 1937)
             most = max([1, *(d for d in range(1, most + 1) if (D - d) ** 2 >= D + d)])
@@ -328,7 +333,7 @@ class ProbabilisticPCA(Transformer):
             return self._solved(fit, 1 + int(np.argmin(bics))), np.array(bics)
         for d in range(1, most + 1):
             try:
-                climb = fit.solve(d, None)
+                climb = fit.solve(d, None if climb is None else fit.grown(climb.params))
             except Degenerate:
                 break
             bics.append(-2 * fit.weight * climb.bound + self._penalty(fit.weight, D, d))
@@ -344,9 +349,10 @@ class ProbabilisticPCA(Transformer):
         return (D + D * d - d * (d - 1) // 2 + of_noise) * np.log(W)
 
     def _degenerate(self, d):
+        fewer = f"fewer components than {d}" if d > 1 else "more rows"
         return NumericalError(
             f"The noise variance is zero: X lies in {d} dimensions or fewer, and the likelihood has no maximum. Try "
-            f"fewer components than {d}, or leave out columns that others determine."
+            f"{fewer}, or leave out columns that others determine."
         )
 
     def _named(self, climb, dtype):
@@ -549,8 +555,8 @@ class _Fit:
         self.isotropic = owner.noise == "isotropic"
         if not np.isfinite(var).all() or not var.max() > 0:
             raise ValueError(
-                f"The columns of X must vary, within the range of float64, got variances from {var.min():g} to "
-                f"{var.max():g}. Try scaling X."
+                "The columns of X must vary, and their squares be within the range of float64, got variances from "
+                f"{np.nanmin(var, initial=np.inf):g} to {np.nanmax(var, initial=0):g}. Try scaling X."
             )
         if not self.isotropic and not var.all():
             raise NumericalError(
@@ -633,14 +639,21 @@ class _Fit:
             return self._draw(d)
         start = self._start(d) if start is None else start
         if self.covariance is None:
-            return self._climb(Rows(self.k, *self.rows), start)
-        u, X = self.unit, model.few_rows(self.v, self.U)
-        few = Rows(self.k, self.k.put(X), X, np.full(len(X), self.weight / len(X)), False)
-        climb = self._climb(few, Params(start.W / u[:, None], 0 * u, start.psi / u**2), u)
-        W, _, psi = climb.params
-        log_u = float(np.log(u).sum())
+            return self._climb(self._likelihood(Rows(self.k, *self.rows)), start)
+        u, log_u = self.unit, float(np.log(self.unit).sum())
+        start = Params(start.W / u[:, None], 0 * u, start.psi / u**2)
+        if self.isotropic:
+            X = model.few_rows(self.v, self.U)
+            few = Rows(self.k, self.k.put(X), X, np.full(len(X), self.weight / len(X)), False)
+            climb = self._climb(self._likelihood(few), start)
+            p = climb.params
+        else:
+            root = np.sqrt(self.v)[:, None] * self.U.T
+            analysis = FactorAnalysis(root, _least(np.ones(len(u)), "diagonal", self.T))
+            climb = self._climb(analysis, start)
+            p = analysis.statistics(climb.params).at
         bounds = [bound - log_u for bound in climb.bounds]
-        p = Params(W * u[:, None], self.mean, psi * u**2)
+        p = Params(p.W * u[:, None], self.mean, p.psi * u**2)
         return climb._replace(params=p, bound=climb.bound - log_u, bounds=bounds)
 
     def _start(self, d):
@@ -653,14 +666,17 @@ class _Fit:
         psi = np.full(D, sigma2) if self.isotropic else np.maximum(1 - (W**2).sum(1), 0.1)
         return Params(W * self.unit[:, None], self.mean, psi * self.unit**2)
 
-    def _likelihood(self, rows, unit=1.0):
-        return Likelihood(rows, self.isotropic, _least(self.var / unit**2, self.owner.noise, rows.T))
+    def grown(self, p):
+        """Params to begin at with one component more than p."""
+        return p._replace(W=np.column_stack([p.W, self._start(p.W.shape[1] + 1).W[:, -1]]))
 
-    def _climb(self, rows, start, unit=1.0):
-        owner, eps = self.owner, float(np.finfo(rows.T).eps)
+    def _likelihood(self, rows):
+        return Likelihood(rows, self.isotropic, _least(self.var, self.owner.noise, rows.T))
+
+    def _climb(self, objective, start):
+        owner, eps = self.owner, float(np.finfo(self.T).eps)
         with progress("EM", owner.verbose) as tick:
-            likelihood = self._likelihood(rows, unit)
-            return em(likelihood, start, max_iter=owner.max_iter, tol=owner.tol, eps=eps, tick=tick)
+            return em(objective, start, max_iter=owner.max_iter, tol=owner.tol, eps=eps, tick=tick)
 
     def _draw(self, d):
         """Stochastic EM, from loadings drawn at random for half of the variance: the mean of the second half of

@@ -319,7 +319,8 @@ def slow_stochastic(X, cumulated, seed, step, steps, rate, isotropic, W, mu, psi
             R[b] = x - mu - W @ Z[b]
         square, seen = np.nansum(R**2 / psi, axis=0), (~np.isnan(R)).sum(0)
         R = np.nan_to_num(R)
-        W, mu = W + kappa / B * R.T @ Z, mu + kappa * R.mean(0)
+        spread = Z.T @ Z / B - np.eye(d)
+        W, mu = W + kappa * (R.T @ Z / B + W @ spread / 2), mu + kappa * (R + Z @ W.T).mean(0)
         with np.errstate(invalid="ignore", divide="ignore"):
             slope = np.full(D, square.sum() / seen.sum() - 1) if isotropic else square / seen - 1
         psi = psi * np.exp(np.minimum(kappa * np.where(np.isnan(slope), 0, slope), 1))
@@ -401,8 +402,8 @@ def test_the_mean_of_stochastic_steps_is_the_gradient_of_the_log_density(k, isot
             k.put(np.zeros(new[1].shape)),
         )
         moves.append(np.concatenate([
-            ((new[0] - theta[0]) / kappa / theta[2][:, None]).ravel(),  # from units of curvature 1 to d/dW
-            (new[1] - theta[1]) / kappa / theta[2],
+            (np.linalg.solve(np.diag(theta[2]) + theta[0] @ theta[0].T / 2, new[0] - theta[0]) / kappa).ravel(),
+            np.linalg.solve(np.diag(theta[2]) + theta[0] @ theta[0].T, new[1] - theta[1]) / kappa,
             np.log(new[2] / theta[2]) / kappa,
         ]))  # fmt: skip
     seen = ~np.isnan(x)

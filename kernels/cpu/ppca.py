@@ -197,22 +197,25 @@ def _stochastic(X, cumulated, seed, step, steps, rate, isotropic, W, mu, psi, le
             draw_latent(X[rows[b]], mu, W, psi, seed, t, b, A[b], Z[b])
         total, count = 0.0, 0
         for i in range(D):
-            square, n = 0.0, 0
+            square, n, moved = 0.0, 0, 0.0
             for b in range(B):
-                r = np.float64(X[rows[b], i]) - mu[i]
+                f, r = 0.0, np.float64(X[rows[b], i]) - mu[i]
+                for j in range(d):
+                    f += W[i, j] * Z[b, j]
                 if r == r:
-                    for j in range(d):
-                        r -= W[i, j] * Z[b, j]
+                    r -= f
                     square += r * r / psi[i]
                     n += 1
                 else:
                     r = 0.0
-                R[b, i] = r
-            for b in range(B):
-                v = kappa / B * R[b, i]
-                for j in range(d):
-                    W[i, j] += v * Z[b, j]
-                mu[i] += v
+                R[b, i] = r + f / 2
+                moved += r + f
+            mu[i] += kappa / B * moved
+            for j in range(d):
+                v = 0.0
+                for b in range(B):
+                    v += R[b, i] * Z[b, j]
+                W[i, j] += kappa * (v / B - W[i, j] / 2)
             if isotropic:
                 total += square
                 count += n
@@ -230,12 +233,13 @@ def stochastic(X, cumulated, seed, step, steps, rate, isotropic, W, mu, psi, lea
     E': B rows j drawn with the same chance ((0,) as cumulated) or by the cumulated weights (N,), and z from its exact
     posterior for each. M': along the gradient of log p(x_j, z), with r = x_j - mu - W z of what was observed,
         d/dW = r z' / psi,    d/dmu = r / psi,    d/dlog psi = (r²/psi - 1)/2
-    in units in which its curvature, the complete data's, is 1:
-        W += kappa mean r z',    mu += kappa mean r,    log psi += kappa (mean r²/psi - 1), at most 1,
-    the last with the mean over columns, too, when isotropic, and no psi below least (D,). At step t kappa = rate[0]
-    (1 + t/rate[1])^-rate[2]; rate (4,) float64 on the host has B after these. X (N,D), NaN where nothing was observed.
-    By Fisher's identity the expectation over z is the gradient of log p(x_j). Robbins & Monro 1951; Delyon, Lavielle &
-    Moulines 1999."""
+    times positive definite matrices that take away most of its curvature:
+        W += kappa mean (r z' + W (z z' - 1)/2),   mu += kappa mean (r + W z),   log psi += kappa (mean r²/psi - 1),
+    of log psi at most 1, with the mean over columns, too, when isotropic, and no psi below least (D,). By Fisher's
+    identity the mean over z is the gradient of log p(x_j); times Psi + W W'/2 and Psi + W W', since given x_j the mean
+    of W'Psi^-1 r z' is that of z z' - 1, and of W'Psi^-1 r that of z.
+    At step t kappa = rate[0] (1 + t/rate[1])^-rate[2]; rate (4,) float64 on the host has B after these. X (N,D), NaN
+    where nothing was observed. Robbins & Monro 1951; Delyon, Lavielle & Moulines 1999."""
     B, (D, d) = int(rate[3]), W.shape
     scratch = np.empty((B, d * (d + 1) // 2)), np.empty((B, d)), np.empty((B, D)), np.empty(B, np.int64)
     _stochastic(X, cumulated, seed, step, steps, rate, isotropic, W, mu, psi, least, *scratch)

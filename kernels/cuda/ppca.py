@@ -236,22 +236,25 @@ def _stochastic(X, cumulated, seed, step, steps, rate, scale, power, isotropic, 
         cuda.syncthreads()
         total, count = 0.0, 0
         for i in range(t, D, threads):
-            square, n = 0.0, 0
+            square, n, moved = 0.0, 0, 0.0
             for b in range(B):
-                r = np.float64(X[rows[b], i]) - mu[i]
+                f, r = 0.0, np.float64(X[rows[b], i]) - mu[i]
+                for j in range(d):
+                    f += W[i, j] * Z[b, j]
                 if r == r:
-                    for j in range(d):
-                        r -= W[i, j] * Z[b, j]
+                    r -= f
                     square += r * r / psi[i]
                     n += 1
                 else:
                     r = 0.0
-                R[b, i] = r
-            for b in range(B):
-                v = kappa / B * R[b, i]
-                for j in range(d):
-                    W[i, j] += v * Z[b, j]
-                mu[i] += v
+                R[b, i] = r + f / 2
+                moved += r + f
+            mu[i] += kappa / B * moved
+            for j in range(d):
+                v = 0.0
+                for b in range(B):
+                    v += R[b, i] * Z[b, j]
+                W[i, j] += kappa * (v / B - W[i, j] / 2)
             if isotropic:
                 total += square
                 count += n

@@ -24,6 +24,7 @@ from typing import NamedTuple
 
 import numpy as np
 import scipy.linalg
+from scipy.linalg.blas import dsyr, dsyr2
 
 RUN = 128  # rows that share a posterior covariance at most: a thread of a GPU has one run
 PRECISE = 1e-6  # of the largest eigenvalue: a noise variance below needs singular values of the rows, not of X'X
@@ -257,15 +258,57 @@ class Likelihood:
 
     def expected(self, p, weight):
         """Statistics of that weight that `maximise` turns into p: those to expect of complete rows from p."""
-        D, d = p.W.shape
-        i, j = packed(d + 1)
-        C = np.linalg.inv(np.eye(d) + inner(p))
-        at = packed(d)
-        row = np.concatenate([i == j, C[at], [0.0]])
+        (D, d), (i, j) = p.W.shape, packed(p.W.shape[1] + 1)
+        row = np.concatenate([i == j, np.zeros(d * (d + 1) // 2 + 1)])  # as if z were known, C = 0: r is noise alone
         A = np.tile(weight * row, (self.rows.observed.shape[1], 1))
-        WC = p.W @ C
-        g = np.column_stack([WC, np.zeros(D)])
-        return Statistics(p, A, weight * g, weight * (p.psi - (WC * p.W).sum(1)))
+        return Statistics(p, A, np.zeros((D, d + 1)), weight * p.psi)
+
+
+class FactorAnalysis:
+    """The likelihood of complete data with covariance S = root' root, root (n,D), for diagonal noise, by ECME: both
+    steps are maxima of the likelihood itself, and do not get stuck where some psi goes to 0, as those of EM do.
+
+    W given Psi: with the singular values t and right vectors V of root Psi^-1/2, for the d largest,
+        W = Psi^1/2 V diag(max(t² - 1, 0))^1/2,
+        log p = -(D log 2pi + log|Psi| + sum_(j in W) (log t_j² + 1) + sum_others t_j²)/2.
+    psi_i given all else, for i = 1..D in turn: with P = Sigma^-1, q = P_ii, s = (P S P)_ii, a change by e makes log p
+    less by (log(1 + e q) - e s/(1 + e q))/2, so that the best is e = (s - q)/q², or psi_i = least if that is more.
+    Lawley & Maxwell 1971, chapter 4; Liu & Rubin 1994. mu is the mean. Columns are to be in units of their spread."""
+
+    def __init__(self, root, least):
+        self.root, self.S, self.least = root, root.T @ root, least
+
+    def statistics(self, p):
+        """W at its best for p.psi, and the bound there."""
+        D, d = p.W.shape
+        _, t, Vt = np.linalg.svd(self.root / np.sqrt(p.psi))
+        square = np.concatenate([t**2, np.zeros(D - len(t))])
+        top, rest = np.maximum(square[:d], 1), square[d:].sum() + np.minimum(square[:d] - 1, 0).sum()
+        W = np.sqrt(p.psi)[:, None] * Vt[:d].T * np.sqrt(top - 1)
+        log_p = -0.5 * (D * np.log(2 * np.pi) + np.log(p.psi).sum() + np.log(top).sum() + d + rest)
+        return Profile(p._replace(W=W), float(log_p))
+
+    def maximise(self, s):
+        """Params with psi moved, each to its best given W and the others."""
+        psi, B = s.at.psi.copy(), s.at.W / s.at.psi[:, None]
+        P = np.diag(1 / psi) - B @ scipy.linalg.solve(np.eye(B.shape[1]) + inner(s.at), B.T, assume_a="pos")
+        P, G = np.asfortranarray(P), np.asfortranarray(P @ self.S @ P)  # their lower triangles are kept
+        for i in range(len(psi)):
+            p, g = (np.concatenate([A[i, :i], A[i:, i]]) for A in (P, G))
+            q, square = p[i], g[i]
+            e = max((square - q) / q**2, self.least[i] - psi[i])
+            c = e / (1 + e * q)  # P - c p p' (Sherman & Morrison 1950), and so G - c (g p' + p g') + c² square p p'
+            dsyr(-c, p, a=P, lower=1, overwrite_a=1)
+            dsyr2(-c, p, g - 0.5 * c * square * p, a=G, lower=1, overwrite_a=1)
+            psi[i] += e
+        return s.at._replace(psi=np.maximum(psi, self.least))
+
+
+class Profile(NamedTuple):
+    """Params with the best W for their psi, and the mean log-likelihood per row there."""
+
+    at: Params
+    bound: float
 
 
 # ---------------------------------------------------------------------------------------- complete data
