@@ -196,7 +196,7 @@ def check_linear(report, what, cpu, gpu, size, T, missing):
         rate, cumulated = np.array([0.1, 100.0, 0.7, 5]), k.put(np.cumsum(w) / w.sum())
         k.ppca.stochastic(rows.X, cumulated, 7, 3, 20, rate, False, *drawn, floor)
         k.ppca.stochastic(rows.X, k.put(np.empty(0)), 7, 23, 5, rate, True, *drawn, floor)
-        complete = [] if missing else [ppca.covariance(k, rows.X, X, np.sqrt(w))[2]]
+        complete = [] if missing else [ppca.covariance(k, rows.X, X, np.sqrt(w), X.mean(0, float))[2]]
         moved = [p.W @ p.W.T, p.mu, p.psi]  # W itself is turned, to either sign
         got.append([s.bound, s.A, s.g, s.E, *moved, *answers, *map(k.get, drawn), *complete])
     names = ["bound", "A", "g", "E", "WW'", "mu", "psi", "z", "variances", "log p"]
@@ -522,8 +522,8 @@ def linear_covariances(report, cpu, gpu):
         want, none = np.cov(X, rowvar=False, bias=True), np.empty(0)
         for name, k, n in ("", gpu, 10), (", CPU kernels", cpu, 2):
             x = k.put(X)
-            S = ppca.covariance(k, x, X, none)[2]
-            taken = 1e3 * seconds(lambda: ppca.covariance(k, x, X, none), k.sync, n)  # noqa: B023
+            S = ppca.covariance(k, x, X, none, X.mean(0, float))[2]
+            taken = 1e3 * seconds(lambda: ppca.covariance(k, x, X, none, X.mean(0, float)), k.sync, n)  # noqa: B023
             report.row("moments", what + name, taken, "ms", note=f"error {apart(S, want):.0e}")
         try:
             report.row("moments", f"{what}, PyTorch", torch_covariance(X), "ms", note="cov, in float64")

@@ -4,7 +4,6 @@ import itertools
 from typing import Any
 
 import numpy as np
-import scipy.linalg
 
 from . import kernels, starts
 from .estimator import (
@@ -198,16 +197,18 @@ class ProbabilisticPCA(Transformer):
         self._check_params()
         X, names = self._check_fit_X(X, min_samples=2)
         w, factor = moderate(check_sample_weight(sample_weight, len(X)))
-        if not w.all() or has_gaps(X):
+        mean, gaps = _mean(X)
+        if gaps or not w.all():
             kept = ~np.isnan(X).all(axis=1) & (w > 0 if w.size else True)
+            if kept.sum() < 2:
+                raise ValueError(
+                    "fit needs at least 2 rows that have weight and anything observed in them, got "
+                    f"{kept.sum()} of n_samples = {len(X)}."
+                )
             if not kept.all():
                 X, w = X[kept], w[kept] if w.size else w
-        if len(X) < 2:
-            raise ValueError(
-                "fit needs at least 2 rows that have weight and anything observed in them, got "
-                f"{len(X)} of n_samples = {len(kept)}."
-            )
-        fitted, interrupted = self._fit(X, w, has_gaps(X))
+                mean, gaps = _mean(X)
+        fitted, interrupted = self._fit(X, w, mean, gaps)
         fitted["n_samples_seen_"] *= factor
         self._remember(X, names, fitted)
         if interrupted:
@@ -256,7 +257,7 @@ class ProbabilisticPCA(Transformer):
         block, kept = likelihood.statistics(p), {}
         try:
             if "sample_covariance_" in self.__dict__ and not rows.gaps:
-                _, m, S = model.covariance(rows.k, rows.X, X, np.sqrt(w))
+                _, m, S = model.covariance(rows.k, rows.X, X, np.sqrt(w), _mean(X)[0])
                 m = m - self.mean_
                 S = (1 - a) * self.sample_covariance_ + a * S + a * (1 - a) * np.outer(m, m)
                 climb = _Fit.of_covariance(self, rows.k, seen, self.mean_ + a * m, S, T).solve(d, p)
@@ -293,7 +294,7 @@ class ProbabilisticPCA(Transformer):
                 "'auto'."
             )
 
-    def _fit(self, X, w, gaps):
+    def _fit(self, X, w, mean, gaps):
         """-> the fitted attributes by name, and was it interrupted?"""
         if gaps and self.method == "exact":
             raise ValueError(
@@ -304,7 +305,7 @@ class ProbabilisticPCA(Transformer):
         if not isinstance(d, str) and (d or 1) > D:
             raise ValueError(f"n_components={d} must be at most the number of columns of X, {D}.")
         with np.errstate(over="ignore", invalid="ignore"):  # what is too large has its own message
-            fit = _Fit.of_rows(self, X, w, gaps)
+            fit = _Fit.of_rows(self, X, w, mean, gaps)
         more: dict[str, Any] = {"n_samples_seen_": float(fit.weight)}
         if isinstance(d, str):
             climb, more["bics_"] = self._by_bic(fit)
@@ -486,7 +487,7 @@ class ProbabilisticPCA(Transformer):
         p = self._params()
         B = p.W / p.psi[:, None]
         M = np.eye(p.W.shape[1]) + model.inner(p)
-        return (np.diag(1 / p.psi) - B @ scipy.linalg.solve(M, B.T, assume_a="pos")).astype(self.mean_.dtype)
+        return (np.diag(1 / p.psi) - B @ np.linalg.solve(M, B.T)).astype(self.mean_.dtype)
 
     def _check_noise(self):
         """`noise` must be that of the fit."""
@@ -536,17 +537,16 @@ class _Fit:
     """One data set to fit, of D columns: `solve(d)` gives a Climb.
 
     weight, mean, var (D,) are of its rows. v are the eigenvalues of the covariance of x / unit, falling, U (D,n) their
-    axes; only the first that are wanted, unless `whole`. With gaps they are guesses, to begin at. unit (D,) are the
-    columns' standard deviations in factor analysis, which does not see the units of columns, else 1. covariance: of x,
-    for complete data of more rows than columns. rows: (x, X, w, gaps) as `Rows` takes them. rounding: singular values
-    below this part of the largest are zero."""
+    axes, at least those wanted. With gaps they are guesses, to begin at. unit (D,) are the columns' standard deviations
+    in factor analysis, which does not see the units of columns, else 1. covariance: of x, for complete data of more
+    rows than columns. rows: (x, X, w, gaps) as `Rows` takes them. rounding: singular values below this part of the
+    largest are zero."""
 
     covariance: Any = None
     rows: Any = None
     gaps = False
     v: Any
     U: Any
-    whole: bool
     rank: int
 
     def __init__(self, owner, k, weight, mean, var, T, rounding):
@@ -566,34 +566,33 @@ class _Fit:
         self.unit = np.ones(len(var)) if self.isotropic else np.sqrt(var)
 
     @classmethod
-    def of_rows(cls, owner, X, w, gaps):
+    def of_rows(cls, owner, X, w, mean, gaps):
         (N, D), s, wanted = X.shape, np.sqrt(w), owner.n_components
         wanted = int(wanted) if isinstance(wanted, (int, np.integer)) and _closed(owner, gaps) else None
         k = owner._kernels(N * D * min(N, D) if owner.method != "stochastic_em" else 0, X)
-        x, center, part = k.put(X), None, np.ones(D)
+        x, part = k.put(X), np.ones(D)
         if gaps:
             seen, _, _ = starts.rows(lambda: [(X, w)], check_random_state(owner.random_state))
-            center, part = seen.mean, seen.seen
+            mean, part = seen.mean, seen.seen
         rounding = 10 * np.sqrt(max(N, D)) * float(np.finfo(X.dtype).eps)
         if N > D:
-            weight, mean, S = model.covariance(k, x, X, s, center)
+            weight, mean, S = model.covariance(k, x, X, s, mean, gaps)
             S = S / np.sqrt(np.outer(part, part))
-            fit = cls(owner, k, weight, mean if center is None else center, np.diag(S), X.dtype, rounding)
+            fit = cls(owner, k, weight, mean, np.diag(S), X.dtype, rounding)
             fit.covariance = None if gaps else S
-            fit.v, fit.U = model.axes_of(S / np.outer(fit.unit, fit.unit), wanted)
+            fit.v, fit.U = model.axes_of(S / np.outer(fit.unit, fit.unit))
         else:
-            weight, mean, var = model.mean_and_variance(X, s, center)
+            weight, mean, var = model.mean_and_variance(X, s, mean if gaps else None)
             fit = cls(owner, k, weight, mean, var / part, X.dtype, rounding)
             scaled = X if fit.isotropic else X / fit.unit.astype(X.dtype)
             some = x if fit.isotropic else k.put(scaled)
             fit.v, fit.U = model.axes_of_rows(k, some, s, mean / fit.unit, weight, wanted)
-        fit.whole, fit.gaps, fit.rows = len(fit.v) >= min(N, D), gaps, (x, X, w, gaps)
+        fit.gaps, fit.rows = gaps, (x, X, w, gaps)
         if gaps:  # more than this and W could go through all that was observed
             fit.rank = int(max(min(N * part.min() - 1, D * part.mean()), 1))
         else:
             if (fit.v[-1] if wanted is None else fit._sigma2(wanted)) < model.PRECISE * fit.v[0]:
                 fit.v, fit.U = model.precise_axes(X, s, fit.mean, fit.unit, weight)
-                fit.whole = True
             fit.rank = fit._rank()
         return fit
 
@@ -601,7 +600,7 @@ class _Fit:
     def of_covariance(cls, owner, k, weight, mean, S, T):
         fit = cls(owner, k, weight, mean, np.diag(S), T, np.sqrt(8 * len(S) * float(np.finfo(T).eps)))
         fit.v, fit.U = model.axes_of(S / np.outer(fit.unit, fit.unit))
-        fit.covariance, fit.whole, fit.rank = S, True, fit._rank()
+        fit.covariance, fit.rank = S, fit._rank()
         return fit
 
     def _rank(self):
@@ -616,8 +615,7 @@ class _Fit:
         D = len(self.mean)
         if d == D == len(self.v):
             return self.v[-1]
-        rest = self.v[d:].sum() if self.whole else self.var.sum() - self.v.sum()
-        return max(rest, 0) / (D - d) if d < D else 0.0
+        return self.v[d:].sum() / (D - d) if d < D else 0.0
 
     def bound(self, d):
         """The maximum of the mean log-likelihood.   Tipping & Bishop 1999, eq. 5-8."""
@@ -702,6 +700,13 @@ class _Fit:
         p = Params(W, mu, np.exp(log_psi))
         bound = self._likelihood(Rows(k, *self.rows)).statistics(p).bound
         return Climb(p, bound, [bound], True, False)
+
+
+def _mean(X):
+    """Mean (D,) of the rows of X, NaN in columns with gaps, and are there any?"""
+    with np.errstate(over="ignore", invalid="ignore"):
+        mean = X.mean(axis=0, dtype=float)
+    return np.asarray(mean), bool(np.isnan(mean).any()) and has_gaps(X)  # (of sums that overflow it is NaN, too)
 
 
 def _closed(owner, gaps):
