@@ -44,7 +44,7 @@ def em(
                 warn(
                     f"EM step {len(trace)} lowered the bound from {trace[-1]:.9g} to {statistics.bound:.9g} nats per "
                     "row: the data are too ill-conditioned for this precision. The step was undone and the fit ends "
-                    "here. Try float64, a larger reg_covar, or scaling X.",
+                    "here. Try float64, fewer components, more regularisation, or scaling X.",
                     ConvergenceWarning,
                 )
                 break

@@ -26,6 +26,10 @@ from .objectives.ppca import Degenerate, FactorAnalysis, Likelihood, Params, Row
 
 METHODS = ("auto", "exact", "em", "stochastic_em")
 NOISES = ("isotropic", "diagonal")
+GAPS = (
+    "X contains NaN, and method='exact' needs complete data: with gaps the likelihood has no closed form. Try "
+    "method='em' or 'auto'."
+)
 FORGETTING = 0.7  # partial_fit: eta is this power of a block's part of the weight seen so far
 LARGEST = 512  # columns up to which a fit keeps the data's covariance, for partial_fit to go on from
 SNAPSHOTS = 1000  # of stochastic EM, of which the second half is averaged
@@ -40,7 +44,8 @@ class ProbabilisticPCA(Transformer):
     ----------
     n_components : int, "bic" or None, default None
         d, the dimensions of z. "bic" takes what the Bayesian information criterion finds best; None as many as leave
-        one direction for the noise: one less than the rank of the data, of which gaps leave less.
+        one direction for the noise: one less than the rank of the data, of which gaps leave less. (Of many columns with
+        gaps None is slow and takes memory: give a number.)
     method : {"auto", "exact", "em", "stochastic_em"}, default "auto"
         The maximum of the likelihood from the eigenvalues of the covariance (Tipping & Bishop 1999); by expectation
         maximisation (of complete data in factor analysis ECME, Liu & Rubin 1994); or by stochastic EM, which draws
@@ -81,7 +86,7 @@ class ProbabilisticPCA(Transformer):
     lower_bounds_ : list of float
         After each EM step; it never falls but by rounding. Of "exact" and stochastic EM, the last one alone.
     n_iter_ : int, and converged_ : bool
-        EM steps. 1 and True of "exact"; of stochastic EM the steps, and True.
+        EM steps. 1 and True of "exact" and of stochastic EM.
     bics_ : array (n,)
         With n_components="bic": the criterion for 1 to n components. Lower is better.
     n_samples_seen_ : float
@@ -208,12 +213,11 @@ class ProbabilisticPCA(Transformer):
             if not kept.all():
                 X, w = X[kept], w[kept] if w.size else w
                 mean, gaps = _mean(X)
-        fitted, interrupted = self._fit(X, w, mean, gaps)
-        fitted["n_samples_seen_"] *= factor
+        fitted, interrupted = self._fit(X, w, factor, mean, gaps)
         self._remember(X, names, fitted)
         if interrupted:
             raise KeyboardInterrupt(f"fit was stopped; the model is that of step {self.n_iter_}")
-        if not self.converged_ and self.max_iter > 0:
+        if not self.converged_ and 0 < self.max_iter <= self.n_iter_:
             warn(
                 f"EM did not converge: the bound still rose at step {self.n_iter_}. Try a larger max_iter or tol.",
                 ConvergenceWarning,
@@ -223,8 +227,8 @@ class ProbabilisticPCA(Transformer):
     def partial_fit(self, X, y=None, sample_weight=None) -> "ProbabilisticPCA":
         """Learn from one block of rows more, for data that arrive in time. Returns self.
 
-        The first block is fitted as `fit` does; it needs more rows than n_components. As long as no block has gaps and
-        D is at most 512, the running mean and covariance of all rows are kept: the fit is that of all rows together.
+        The first block is fitted as `fit` does; it needs more rows than n_components + 1. As long as no block has gaps
+        and D is at most 512, the running mean and covariance of all rows are kept, and the fit is that of all of them.
         Else it is stepwise EM, as in GaussianMixture.partial_fit: with W the weight of the block and `n_samples_seen_`
         that of all blocks including this one,
             s <- (1 - eta) s + eta s_block,    eta = (W / n_samples_seen_)^0.7,
@@ -245,9 +249,18 @@ class ProbabilisticPCA(Transformer):
             return self.fit(X, sample_weight=sample_weight)
         self._check_params()
         X = self._check_X(X)
-        self._check_noise()
         w, factor = moderate(check_sample_weight(sample_weight, len(X)))
+        if isinstance(self.n_components, (int, np.integer)) and self.n_components != self.n_components_:
+            raise ValueError(
+                f"partial_fit goes on from {self.n_components_} components, got n_components={self.n_components}. Try "
+                "a new model."
+            )
+        seen = ~np.isnan(X).all(axis=1) & (w > 0 if w.size else True)
+        if not seen.all():
+            X, w = X[seen], w[seen] if w.size else w
         rows = self._rows(X, w)
+        if rows.gaps and self.method == "exact":
+            raise ValueError(GAPS)
         if rows.weight == 0:
             raise ValueError("X has nothing observed in it: its rows are all NaN, or have no weight.")
         d, p, T = self.n_components_, self._params(), self.mean_.dtype
@@ -271,14 +284,17 @@ class ProbabilisticPCA(Transformer):
             raise self._degenerate(d) from None
         steps = self.n_iter_ + 1
         fitted = self._named(Climb(p, block.bound, [block.bound], False, False), T)
-        state = {name: value for name, value in self.__dict__.items() if name != "sample_covariance_"}
+        state = {name: value for name, value in self.__dict__.items() if name not in ("sample_covariance_", "bics_")}
         self.__dict__ = {**state, **fitted, **kept, "n_iter_": steps, "n_samples_seen_": seen}
         return self
 
     def _check_params(self):
         who = type(self).__name__
         if self.n_components is not None and not (isinstance(self.n_components, str) and self.n_components == "bic"):
-            check_int("n_components", self.n_components, 1, who=who)
+            try:
+                check_int("n_components", self.n_components, 1, who=who)
+            except ValueError as e:
+                raise type(e)(str(e).replace("of at least 1", "of at least 1, 'bic' or None")) from None
         check_choice("method", self.method, METHODS, who=who)
         check_choice("noise", self.noise, NOISES, who=who)
         check_real("tol", self.tol, 0, who=who)
@@ -294,25 +310,27 @@ class ProbabilisticPCA(Transformer):
                 "'auto'."
             )
 
-    def _fit(self, X, w, mean, gaps):
+    def _fit(self, X, w, factor, mean, gaps):
         """-> the fitted attributes by name, and was it interrupted?"""
         if gaps and self.method == "exact":
-            raise ValueError(
-                "X contains NaN, and method='exact' needs complete data: with gaps the likelihood has no closed form. "
-                "Try method='em' or 'auto'."
-            )
+            raise ValueError(GAPS)
         D, d = X.shape[1], self.n_components
         if not isinstance(d, str) and (d or 1) > D:
             raise ValueError(f"n_components={d} must be at most the number of columns of X, {D}.")
         with np.errstate(over="ignore", invalid="ignore"):  # what is too large has its own message
             fit = _Fit.of_rows(self, X, w, mean, gaps)
-        more: dict[str, Any] = {"n_samples_seen_": float(fit.weight)}
+        more: dict[str, Any] = {"n_samples_seen_": float(fit.weight * factor)}
         if isinstance(d, str):
-            climb, more["bics_"] = self._by_bic(fit)
+            climb, more["bics_"] = self._by_bic(fit, fit.weight * factor)
         else:
             climb = self._solved(fit, max(1, fit.rank - 1) if d is None else d)
-        if fit.covariance is not None and D <= LARGEST:
-            more["sample_covariance_"] = fit.covariance
+        if not gaps and D <= LARGEST:
+            S = (
+                fit.covariance
+                if fit.covariance is not None
+                else model.covariance(fit.k, fit.rows[0], X, np.sqrt(w), mean)[2]
+            )
+            more["sample_covariance_"] = S
         return self._named(climb, X.dtype) | more, climb.interrupted
 
     def _solved(self, fit, d, start=None):
@@ -321,7 +339,7 @@ class ProbabilisticPCA(Transformer):
         except Degenerate:
             raise self._degenerate(d) from None
 
-    def _by_bic(self, fit):
+    def _by_bic(self, fit, W):
         """The fit with the least BIC, and the criterion for 1, 2, ... components, until it rose twice."""
         D, bics = len(fit.mean), []
         best: Any = None
@@ -330,14 +348,14 @@ class ProbabilisticPCA(Transformer):
         if self.noise == "diagonal":  # more would have as many parameters as the covariance (Ledermann 1937)
             most = max([1, *(d for d in range(1, most + 1) if (D - d) ** 2 >= D + d)])
         if fit.exact:
-            bics = [-2 * fit.weight * fit.bound(d) + self._penalty(fit.weight, D, d) for d in range(1, most + 1)]
+            bics = [-2 * W * fit.bound(d) + self._penalty(W, D, d) for d in range(1, most + 1)]
             return self._solved(fit, 1 + int(np.argmin(bics))), np.array(bics)
         for d in range(1, most + 1):
             try:
                 climb = fit.solve(d, None if climb is None else fit.grown(climb.params))
             except Degenerate:
                 break
-            bics.append(-2 * fit.weight * climb.bound + self._penalty(fit.weight, D, d))
+            bics.append(-2 * W * climb.bound + self._penalty(W, D, d))
             best = climb if bics[-1] == min(bics) else best
             if climb.interrupted or d - int(np.argmin(bics)) > 2:
                 break
@@ -437,9 +455,7 @@ class ProbabilisticPCA(Transformer):
             out[at] = p.mu[at[1]] + (Z[at[0]] * p.W[at[1]]).sum(1)
         if not return_variance:
             return self._as(out, X)
-        V = np.zeros_like(out)
-        if rows.gaps:
-            V = np.where(missing, rows.answer((X.shape[1],), lambda b: rows.variances(b, p), p), 0)
+        V = np.where(missing, rows.answer((X.shape[1],), lambda b: rows.variances(b, p), p), 0)
         return self._as(out, X), self._as(V, X)
 
     def score_samples(self, X) -> np.ndarray:
@@ -553,10 +569,12 @@ class _Fit:
         self.owner, self.k, self.weight, self.mean, self.var, self.T = owner, k, weight, mean, var, T
         self.rng, self.rounding = check_random_state(owner.random_state), rounding
         self.isotropic = owner.noise == "isotropic"
-        if not np.isfinite(var).all() or not var.max() > 0:
+        low, high = (1e-11, 1e15) if T.itemsize == 4 else (1e-140, 1e140)
+        largest = np.sqrt(np.max(var))
+        if not low <= largest <= high:
             raise ValueError(
-                "The columns of X must vary, and their squares be within the range of float64, got variances from "
-                f"{np.nanmin(var, initial=np.inf):g} to {np.nanmax(var, initial=0):g}. Try scaling X."
+                f"The columns of X must vary, with standard deviations of {low:g} to {high:g} in {T}, got "
+                f"{largest:g} as the largest. Try scaling X."
             )
         if not self.isotropic and not var.all():
             raise NumericalError(
@@ -574,7 +592,7 @@ class _Fit:
         if gaps:
             seen, _, _ = starts.rows(lambda: [(X, w)], check_random_state(owner.random_state))
             mean, part = seen.mean, seen.seen
-        rounding = 10 * np.sqrt(max(N, D)) * float(np.finfo(X.dtype).eps)
+        rounding = _rounding(D, X.dtype)
         if N > D:
             weight, mean, S = model.covariance(k, x, X, s, mean, gaps)
             S = S / np.sqrt(np.outer(part, part))
@@ -598,7 +616,7 @@ class _Fit:
 
     @classmethod
     def of_covariance(cls, owner, k, weight, mean, S, T):
-        fit = cls(owner, k, weight, mean, np.diag(S), T, np.sqrt(8 * len(S) * float(np.finfo(T).eps)))
+        fit = cls(owner, k, weight, mean, np.diag(S), T, max(_rounding(len(S), T), np.sqrt(_rounding(len(S), float))))
         fit.v, fit.U = model.axes_of(S / np.outer(fit.unit, fit.unit))
         fit.covariance, fit.rank = S, fit._rank()
         return fit
@@ -707,6 +725,11 @@ def _mean(X):
     with np.errstate(over="ignore", invalid="ignore"):
         mean = X.mean(axis=0, dtype=float)
     return np.asarray(mean), bool(np.isnan(mean).any()) and has_gaps(X)  # (of sums that overflow it is NaN, too)
+
+
+def _rounding(D, T):
+    """Singular values of D columns in T below this part of the largest are zero."""
+    return 10 * np.sqrt(D) * float(np.finfo(T).eps)
 
 
 def _closed(owner, gaps):

@@ -72,8 +72,9 @@ def test_factor_and_invert_are_those_of_a_packed_matrix(d):
     L[np.diag_indices(d)] = 1 / np.diag(L)
     assert_allclose(p, lower(L), rtol=1e-11, atol=1e-13)
     invert(p, d)
-    assert_allclose(unpack(p, d) @ A, np.eye(d), atol=1e-11)
-    assert_allclose(p, lower(np.linalg.inv(A)), rtol=1e-10, atol=1e-11)
+    X = np.tril(unpack(p, d))
+    assert_allclose(X @ np.linalg.cholesky(A), np.eye(d), atol=1e-11)
+    assert_allclose(X.T @ X, np.linalg.inv(A), rtol=1e-10, atol=1e-11)
 
 
 def test_factors_keep_their_digits_where_eigenvalues_lie_far_apart():
@@ -84,7 +85,8 @@ def test_factors_keep_their_digits_where_eigenvalues_lie_far_apart():
     p = lower(scale[:, None] * A * scale)
     assert_allclose(factor(p, d), np.linalg.slogdet(A)[1] + 2 * np.log(scale).sum(), rtol=1e-14)
     invert(p, d)
-    assert_allclose(unpack(p, d) * scale[:, None] * scale, np.linalg.inv(A), rtol=1e-12, atol=1e-12)
+    X = np.tril(unpack(p, d)) * scale
+    assert_allclose(X.T @ X, np.linalg.inv(A), rtol=1e-12, atol=1e-12)
 
 
 # ------------------------------------------------------------------------------------------------ runs
@@ -153,10 +155,12 @@ def test_posterior_covariances_and_constants_are_those_of_dense_formulas(k, N, D
         lower(np.einsum("uo,oi,oj->uij", seen, p.W / p.psi[:, None], p.W)),
         seen @ np.log(2 * np.pi * p.psi),
     ])  # fmt: skip
-    C = np.full((len(M), M.shape[1]), np.nan, T)
-    k.ppca.posterior(k.put(M), d, C)
+    C, X = np.full((len(M), M.shape[1]), np.nan, T), k.put(M)
+    k.ppca.posterior(X, d, C)
     want = p.packed_posterior()
     assert_allclose(C, want, rtol=TOL[T], atol=TOL[T])
+    X = np.tril(unpack(k.get(X)[:, :-1], d))  # what M is left as
+    assert_allclose(np.swapaxes(X, 1, 2) @ X, unpack(want[:, :-1], d), rtol=TOL[T], atol=TOL[T])
     nothing = ~seen.any(1)  # the prior, to the bit
     assert_array_equal(C[nothing], np.broadcast_to(np.append(lower(np.eye(d)), 0).astype(T), C[nothing].shape))
 
@@ -166,10 +170,12 @@ def test_posterior_covariances_and_constants_are_those_of_dense_formulas(k, N, D
 @shape_
 def test_means_are_covariances_times_projections(k, N, D, d, gaps, T):
     p = Problem(N, D, d, T, gaps)
-    C = p.packed_posterior()
+    C = unpack(p.packed_posterior().astype(float)[:, :-1], d)
+    X = np.linalg.inv(np.linalg.cholesky(np.linalg.inv(C)))
+    X = np.column_stack([lower(X), np.zeros(len(X))])
     H = (np.where(np.isnan(p.rows), 0, p.rows - p.mu) @ (p.W / p.psi[:, None])).astype(T)
     Z = np.full((N, d + 1), np.nan, T)
-    k.ppca.means(k.put(H), k.put(C), k.put(p.first), Z)
+    k.ppca.means(k.put(H), k.put(X), k.put(p.first), Z)
     want = ppca_posterior(p.rows, p.W, p.mu, p.psi)[0]
     assert_allclose(Z[:, :d], want, rtol=TOL[T], atol=20 * TOL[T])
     assert_array_equal(Z[:, d], 1)
@@ -239,7 +245,7 @@ def answers_of(k, p):
     M[:] = np.append(lower(np.eye(d) + 0.5), 1) * np.arange(1, len(M) + 1)[:, None]
     C, H, Z, F = np.empty(M.shape, T), Y[:, :1] + np.arange(d, dtype=T), np.empty((N, d + 1), T), Y + T(0.5)
     k.ppca.posterior(M, d, C)
-    k.ppca.means(H, C, p.first, Z)
+    k.ppca.means(H, M, p.first, Z)
     log_px, S = np.empty(N, T), np.empty((len(M), e + q + 1), T)
     k.ppca.residuals(Y, F, p.O.astype(T), np.ones(D, T), p.first, C, Z, p.w, log_px)
     k.ppca.moments(Z, C, p.first, p.w, log_px, S)

@@ -986,9 +986,18 @@ def test_gaps_and_no_number_of_components_are_fitted(N, D):
 
 
 WRONG = [
-    ({"n_components": 0}, "The 'n_components' parameter of ProbabilisticPCA must be an integer of at least 1, got 0"),
-    ({"n_components": 2.0}, "The 'n_components' parameter of ProbabilisticPCA must be an integer of at least 1, got 2"),
-    ({"n_components": "mle"}, "The 'n_components' parameter of ProbabilisticPCA must be an integer of at least 1, got"),
+    (
+        {"n_components": 0},
+        "The 'n_components' parameter of ProbabilisticPCA must be an integer of at least 1, 'bic' or None, got 0",
+    ),
+    (
+        {"n_components": 2.0},
+        "The 'n_components' parameter of ProbabilisticPCA must be an integer of at least 1, 'bic' or None, got 2",
+    ),
+    (
+        {"n_components": "mle"},
+        "The 'n_components' parameter of ProbabilisticPCA must be an integer of at least 1, 'bic' or None, got",
+    ),
     ({"n_components": 7}, "n_components=7 must be at most the number of columns of X, 6."),
     (
         {"method": "svd"},
@@ -1131,7 +1140,7 @@ def test_a_constant_column_is_fitted_or_refused_by_its_number(gaps):
 
 @pytest.mark.parametrize("method", ["exact", "em"])
 def test_rows_that_are_all_the_same_are_refused(method):
-    message = r"^The columns of X must vary.*got variances from 0 to 0\. Try scaling X\.$"
+    message = r"^The columns of X must vary, with standard deviations of .* got 0 as the largest\. Try scaling X\.$"
     for X in (np.ones((5, 3)), np.full((5, 3), 1e8), np.zeros((4, 6)), np.ones((5, 3), np.float32)):
         with pytest.raises(ValueError, match=message):
             fit(X, 1, method=method)
@@ -1558,3 +1567,97 @@ def test_a_pipeline_scales_fits_and_transforms():
     assert density.inverse_transform(density.transform(X)).shape == (150, 4)
     found = GridSearchCV(ProbabilisticPCA(), {"n_components": [1, 2, 3, 4]}, cv=5).fit(data(300, 8, 3))
     assert found.best_params_ == {"n_components": 3}
+
+
+# ------------------------------------------------------------------------------------------------ little noise
+def mp_log_density(x, mu, W, psi):
+    """log p(x_o) in 60 digits."""
+    with mpmath.workdps(60):
+        o = ~np.isnan(x)
+        y = mpmath.matrix([mpmath.mpf(float(a)) - mpmath.mpf(float(b)) for a, b in zip(x[o], mu[o])])
+        V = mpmath.matrix(W[o].tolist())
+        C = V * V.T + mpmath.diag([mpmath.mpf(float(v)) for v in psi[o]])
+        square = (y.T * mpmath.lu_solve(C, y))[0]
+        return float(-(o.sum() * mpmath.log(2 * mpmath.pi) + mpmath.log(mpmath.det(C)) + square) / 2)
+
+
+@pytest.mark.parametrize(
+    ("T", "noise", "within"), [(np.float64, 1e-4, 1e-7), (np.float64, 1e-6, 1e-3), (np.float32, 3e-3, 2e-3)]
+)
+def test_few_observed_columns_and_little_noise_score_right(T, noise, within):
+    """Two of six columns leave one of three dimensions open; z must not be wrong along the two that they tell.
+
+    (The 1 in 1 + W'W/psi is known to rounding times W'W/psi, and so is log p.)"""
+    r = rng(4)
+    A = r.standard_normal((3, 6))
+    X = (r.standard_normal((200, 3)) @ A + noise * r.standard_normal((200, 6))).astype(T)
+    model = fit(X, 3)
+    W, mu, psi = theta(model)
+    for columns in ([0, 1], [2, 5], [3]):
+        x = np.full((5, 6), np.nan, T)
+        x[:, columns] = X[:5, columns]
+        want = [mp_log_density(a, mu, W, psi) for a in x.astype(float)]
+        assert_allclose(model.score_samples(x), want, rtol=within, atol=within)
+
+
+def test_em_with_gaps_and_one_percent_of_noise_climbs_to_its_end_in_float32():
+    r = rng(5)
+    X = r.standard_normal((300, 3)) @ r.standard_normal((3, 6)) + 0.01 * r.standard_normal((300, 6))
+    X[r.random(X.shape) < 0.4] = np.nan
+    want, got = fit(X, 3), fit(X.astype(np.float32), 3, tol=1e-6)
+    assert_allclose(got.lower_bound_, want.lower_bound_, atol=2e-3)
+    assert_allclose(got.noise_variance_, want.noise_variance_, rtol=0.02)
+
+
+def test_more_rows_or_blocks_do_not_make_little_noise_none():
+    r = rng(6)
+    X = (r.standard_normal((100_000, 1)) * np.ones(4) + 4e-4 * r.standard_normal((100_000, 4))).astype(np.float32)
+    model = fit(X, 1)
+    assert model.noise_variance_ == pytest.approx(1.6e-7, rel=0.05)
+    Y = (r.standard_normal((1000, 2)) @ r.standard_normal((2, 50)) * 3 + 0.02 * r.standard_normal((1000, 50))).astype(
+        "f"
+    )
+    assert fit(Y[:500], 2).partial_fit(Y[500:]).noise_variance_ == pytest.approx(4e-4, rel=0.05)
+
+
+@pytest.mark.parametrize("w", [2.0**22, 1e-7])
+def test_bic_counts_weights_of_any_size(w):
+    X, weight = load_iris(), np.full(150, w)
+    model = fit(X, "bic", weight=weight)
+    assert model.bics_[model.n_components_ - 1] == pytest.approx(model.bic(X, weight), rel=1e-9)
+
+
+def test_partial_fit_keeps_the_covariance_whatever_the_first_block_and_the_rows_that_do_not_count():
+    X = data(200, 6, 2)
+    model = fit(X[:5], 2)  # fewer rows than columns
+    block = X[5:].copy()
+    block = np.vstack([block, np.full((1, 6), np.nan), np.append(np.full(5, 1.0), np.nan)[None]])
+    model.partial_fit(block, sample_weight=np.append(np.ones(196), 0.0))
+    assert model.n_samples_seen_ == 200
+    assert_allclose(model.get_covariance(), fit(X, 2).get_covariance(), rtol=1e-9, atol=1e-10)
+
+
+def test_partial_fit_refuses_another_number_of_components_and_gaps_of_the_closed_form():
+    model = fit(data(), 2)
+    with pytest.raises(ValueError, match=r"goes on from 2 components, got n_components=3\. Try a new model\.$"):
+        model.set_params(n_components=3).partial_fit(data())
+    with pytest.raises(ValueError, match=r"^X contains NaN, and method='exact' needs complete data"):
+        model.set_params(n_components=2, method="exact").partial_fit(gapped())
+
+
+def test_a_column_of_no_weight_in_a_block_is_no_error():
+    first = fit(gapped(100, 4), 1, weight=np.full(100, 1e-30))
+    block = gapped(50, 4, seed=3)
+    block[:, 1] = np.nan
+    model = copy.deepcopy(first).partial_fit(block)
+    assert np.isfinite(model.loadings_).all()
+    assert np.isfinite(model.score_samples(block)).all()
+
+
+@pytest.mark.parametrize("scale", [1e20, 1e-22])
+@noise_
+def test_float32_beyond_its_range_is_refused(noise, scale):
+    with pytest.raises(
+        ValueError, match=r"^The columns of X must vary, with standard deviations of 1e-11 to 1e\+15 in float32"
+    ):
+        fit((data() * scale).astype(np.float32), noise=noise)

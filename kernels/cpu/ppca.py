@@ -2,9 +2,10 @@
 
 x = mu + W z + noise,  z ~ N(0, 1),  noise ~ N(0, Psi), Psi = diag psi. With x_o the observed part of a row, y_o = x_o -
 mu_o and the rows W_o of W, the posterior is normal with
-    M = 1 + W_o' Psi_o^-1 W_o,    C = M^-1,    z = C h,  h = W_o' Psi_o^-1 y_o        (Bishop 2006, eq. 12.41, 12.42)
+    M = 1 + W_o' Psi_o^-1 W_o = L L',    X = L^-1,    C = M^-1 = X'X,    z = X' X h,  h = W_o' Psi_o^-1 y_o,
     log p(x_o) = -(|o| log 2pi + log|Psi_o| + log|M| + |Psi_o^-1/2 (y_o - W_o z)|² + |z|²)/2
-(Woodbury: no D x D matrix, and the quadratic form as a sum of squares at its minimum, which loses no digits).
+(Bishop 2006, eq. 12.41, 12.42. Woodbury: no D x D matrix, and the quadratic form as a sum of squares at its minimum.)
+Where fewer than d columns are observed, the 1 in M has the rounding of the largest of W'Psi^-1 W, and so has log p.
 
 Rows with the same gaps have the same C. They are in runs: run u is rows first[u] to first[u+1] of a block, and O[u]
 has 1 where they were observed. For complete data O has one column alone. Matrix products (linear.gemm) do the rest; see
@@ -87,37 +88,49 @@ def _posterior(M, d, C):
             A[i * (i + 1) // 2 + i] += 1.0
         A[q] = -0.5 * (A[q] + factor(A, d))
         invert(A, d)
-        for p in range(q + 1):
-            C[u, p] = T(A[p])
+        C[u, q] = T(A[q])
+        for i in range(d):
+            for j in range(i + 1):
+                v = 0.0
+                for p in range(i, d):
+                    r = p * (p + 1) // 2
+                    v += A[r + i] * A[r + j]
+                C[u, i * (i + 1) // 2 + j] = T(v)
 
 
 def posterior(M, d, C):
-    """C = (1 + M)^-1 of each run, packed, and after it c, log p(x) but for its squares.
+    """C = (1 + M)^-1 = X'X of each run, packed, and after it c, log p(x) but for its squares.
 
-    M (U,q+1) float64, overwritten: W_o' Psi_o^-1 W_o packed, and sum_o log 2pi psi.   C (U,q+1): C, and
-    c = -(sum_o log 2pi psi + log|1 + M|)/2"""
+    M (U,q+1) float64: W_o' Psi_o^-1 W_o packed, and sum_o log 2pi psi; then X, lower triangular, and c.   C (U,q+1): C,
+    and c = -(sum_o log 2pi psi + log|1 + M|)/2"""
     first = np.arange(len(M) + 1)
     _pieces(lambda rows, runs, first: _posterior(M[runs], d, C[runs]), first, M.size * d)
 
 
-@kernel("T2 T2 i1 T2w")
-def _means(H, C, first, Z):
+@kernel("T2 d2 i1 T2w")
+def _means(H, X, first, Z):
     T, d = H.dtype.type, H.shape[1]
+    y = np.empty(d)
     for u in range(len(first) - 1):
         for n in range(first[u] - first[0], first[u + 1] - first[0]):
             for i in range(d):
-                v = T(0)
+                r, v = i * (i + 1) // 2, 0.0
                 for j in range(i + 1):
-                    v += C[u, i * (i + 1) // 2 + j] * H[n, j]
-                for j in range(i + 1, d):
-                    v += C[u, j * (j + 1) // 2 + i] * H[n, j]
-                Z[n, i] = v
+                    v += X[u, r + j] * H[n, j]
+                y[i] = v
+            for i in range(d):
+                v = 0.0
+                for j in range(i, d):
+                    v += X[u, j * (j + 1) // 2 + i] * y[j]
+                Z[n, i] = T(v)
             Z[n, d] = T(1)
 
 
-def means(H, C, first, Z):
-    """z = C_u h, and 1 after it.   H (B,d), C (U,q+1), first (U+1,) int64, Z (B,d+1)"""
-    _pieces(lambda rows, runs, first: _means(H[rows], C[runs], first, Z[rows]), first, H.size * H.shape[1])
+def means(H, X, first, Z):
+    """z = X'(X h), and 1 after it.   H (B,d), X (U,q+1) as `posterior` leaves it in M, first (U+1,) int64, Z (B,d+1)
+
+    Not C h: with few columns observed and little noise z would be wrong along the axes that they tell."""
+    _pieces(lambda rows, runs, first: _means(H[rows], X[runs], first, Z[rows]), first, H.size * H.shape[1])
 
 
 @kernel("T2w T2w T2 T1 i1 T2 T2 T1 T1w", fastmath=FAST)

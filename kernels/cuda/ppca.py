@@ -113,38 +113,46 @@ def _posterior(M, d, C):
                 v += A[r + i] * A[r + j]
             c[i * (i + 1) // 2 + j] = T(v)
     if t == 0:
-        c[q] = T(-0.5 * (A[q] + log_det))
+        A[q] = -0.5 * (A[q] + log_det)
+        c[q] = T(A[q])
 
 
 def posterior(M, d, C):
-    """C = (1 + M)^-1 of each run, packed, and after it c, log p(x) but for its squares.
+    """C = (1 + M)^-1 = X'X of each run, packed, and after it c, log p(x) but for its squares.
 
-    M (U,q+1) float64, overwritten: W_o' Psi_o^-1 W_o packed, and sum_o log 2pi psi.   C (U,q+1): C, and
-    c = -(sum_o log 2pi psi + log|1 + M|)/2"""
+    M (U,q+1) float64: W_o' Psi_o^-1 W_o packed, and sum_o log 2pi psi; then X, lower triangular, and c.   C (U,q+1): C,
+    and c = -(sum_o log 2pi psi + log|1 + M|)/2"""
     _posterior(len(M), 32 if d <= 32 else 128, M, d, C)
 
 
-@kernel("T2 T2 i1 i T2w")
-def _means(H, C, first, shift, Z):
+@kernel("d2 T2 d2 i1 i i T2w d2w", double=True)
+def _means(Y, H, X, first, shift, last, Z, out):
+    """out = X h, or with `last` Z = X' y and 1 after it."""
     t, u, d, T = cuda.threadIdx.x, cuda.blockIdx.x, H.shape[1], H.dtype.type
     rows, lanes = THREADS >> shift, 1 << shift
     begin, end = first[u] - first[0], first[u + 1] - first[0]
     for n in range(begin + cuda.blockIdx.y * rows + (t >> shift), end, cuda.gridDim.y * rows):
         for i in range(t & (lanes - 1), d + 1, lanes):
-            v = T(0)
-            if i < d:
+            v = 0.0
+            if i < d and last:
+                for j in range(i, d):
+                    v += X[u, uint32(j * (j + 1) // 2 + i)] * Y[uint32(n), uint32(j)]
+            elif i < d:
                 r = i * (i + 1) // 2
                 for j in range(i + 1):
-                    v += C[u, uint32(r + j)] * H[uint32(n), uint32(j)]
-                for j in range(i + 1, d):
-                    v += C[u, uint32(j * (j + 1) // 2 + i)] * H[uint32(n), uint32(j)]
-            Z[uint32(n), uint32(i)] = v if i < d else T(1)
+                    v += X[u, uint32(r + j)] * H[uint32(n), uint32(j)]
+            if last:
+                Z[uint32(n), uint32(i)] = T(v) if i < d else T(1)
+            elif i < d:
+                out[uint32(n), uint32(i)] = v
 
 
-def means(H, C, first, Z):
-    """z = C_u h, and 1 after it.   H (B,d), C (U,q+1), first (U+1,) int64, Z (B,d+1)"""
+def means(H, X, first, Z):
+    """z = X'(X h), and 1 after it.   H (B,d), X (U,q+1) as `posterior` leaves it in M, first (U+1,) int64, Z (B,d+1)"""
     shift = _shift(Z.shape[1])
-    _means(_by_row(len(Z), len(C), shift), THREADS, H, C, first, shift, Z)
+    Y, blocks = empty(H.shape, np.float64), _by_row(len(Z), len(X), shift)
+    for last in 0, 1:
+        _means(blocks, THREADS, Y, H, X, first, shift, last, Z, Y)
 
 
 @kernel("T2w T2w T2 T1 i1 i T2 T2 T1 T1w")

@@ -29,20 +29,13 @@ def factor(A, d):
 
 @shared
 def invert(A, d):
-    """What `factor` made of a matrix <- the inverse of that matrix, packed.   X = L^-1 column by column, then X'X."""
+    """What `factor` made of a matrix <- the inverse X = L^-1 of its factor, packed: that of the matrix is X'X."""
     for j in range(d):
         for i in range(j + 1, d):
             r, v = i * (i + 1) // 2, 0.0
             for p in range(j, i):
                 v -= A[r + p] * A[p * (p + 1) // 2 + j]
             A[r + j] = v * A[r + i]
-    for i in range(d):
-        for j in range(i + 1):
-            v = 0.0
-            for p in range(i, d):
-                r = p * (p + 1) // 2
-                v += A[r + i] * A[r + j]
-            A[i * (i + 1) // 2 + j] = v
 
 
 @shared

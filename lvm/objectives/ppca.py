@@ -119,8 +119,7 @@ class Model:
     the sum over observed columns of its rows is W'Psi^-1 W, packed, and sum log 2 pi psi."""
 
     def __init__(self, k, p, T, of_gaps):
-        self.d, self.p, self.T = p.W.shape[1], p, T
-        i, j = packed(self.d)
+        i, j = packed(p.W.shape[1])
         if of_gaps:
             M = np.zeros((len(p.W) + 1, len(i) + 1))
             M[:-1, :-1] = p.W[:, i] * (p.W[:, j] / p.psi[:, None])
@@ -191,7 +190,7 @@ class Rows:
             some = (self.X, self.order[a:b]) if self.gaps else (self.X[a:b], self.order)
             k.ppca.center(*some, model.mu, Y)
             k.linear.gemm(Y, model.B, H, self.none)
-            k.ppca.means(H, C, first, Z)
+            k.ppca.means(H, M, first, Z)
             F = log_px = self.none
             if density:
                 F, log_px = k.empty((b - a, D), T), k.empty(b - a, T)
@@ -234,18 +233,23 @@ class Likelihood:
 
     def maximise(self, s):
         """M step: Params. Raises Degenerate where one sigma² is zero but for rounding."""
-        W, mu, _ = s.at
+        W, mu, psi = s.at
         d = W.shape[1]
         q, e = d * (d + 1) // 2, (d + 1) * (d + 2) // 2
         A = s.A[:-1] if len(s.A) > 1 else s.A
         n, S, C = A[:, e - 1], unpack(A[:, :e], d + 1), unpack(A[:, e : e + q], d)
         WC = W @ C[0] if len(C) == 1 else np.matmul(W[:, None], C)[:, 0]
         g = s.g - np.column_stack([WC, np.zeros(len(W))])
+        empty = n <= 0  # columns whose weights are as good as 0
+        S[empty] = np.eye(d + 1)
         step = np.linalg.solve(S[0], g.T).T if len(S) == 1 else np.linalg.solve(S, g[:, :, None])[:, :, 0]
         rest = s.E + (WC * W).sum(1) - (step * g).sum(1)
-        psi = np.full(len(W), rest.sum() / (n * np.ones(len(W))).sum()) if self.isotropic else rest / n
-        if self.isotropic and not psi[0] > self.least:
-            raise Degenerate
+        if self.isotropic:
+            psi = np.full(len(W), rest.sum() / (n * np.ones(len(W))).sum())
+            if not psi[0] > self.least:
+                raise Degenerate
+        else:
+            psi = np.where(empty, psi, rest / np.where(empty, 1, n))
         psi = np.maximum(psi, self.least)
         W, mu = W + step[:, :d], mu + step[:, d]
         moments = unpack(s.A[-1, :e], d + 1) / s.weight
