@@ -91,7 +91,7 @@ class ProbabilisticPCA(Transformer):
         With n_components="bic": the criterion for 1 to n components. Lower is better.
     n_samples_seen_ : float
         Weight of the rows that `fit` and `partial_fit` have seen.
-    sample_covariance_ : array (D,D), float64
+    sample_mean_, sample_covariance_ : array (D,) and (D,D), float64
         Of these rows, where there were no gaps and D is at most 512.
     n_features_in_ : int, and feature_names_in_ : array (D,), when X was a data frame.
 
@@ -143,6 +143,7 @@ class ProbabilisticPCA(Transformer):
     converged_: bool
     n_samples_seen_: float
     sample_covariance_: np.ndarray
+    sample_mean_: np.ndarray
 
     _allow_nan = True
     _schema = 1
@@ -164,6 +165,7 @@ class ProbabilisticPCA(Transformer):
             "converged_": (bool, (), None),
             "bics_?": ("f8", ("n",), "finite"),
             "n_samples_seen_": (float, (), "positive"),
+            "sample_mean_?": ("f8", ("D",), "finite"),
             "sample_covariance_?": ("f8", ("D", "D"), "finite"),
         }
 
@@ -271,12 +273,13 @@ class ProbabilisticPCA(Transformer):
         try:
             if "sample_covariance_" in self.__dict__ and not rows.gaps:
                 _, m, S = model.covariance(rows.k, rows.X, X, np.sqrt(w), _mean(X)[0])
-                m = m - self.mean_
+                m = m - self.sample_mean_
                 S = (1 - a) * self.sample_covariance_ + a * S + a * (1 - a) * np.outer(m, m)
-                climb = _Fit.of_covariance(self, rows.k, seen, self.mean_ + a * m, S, T).solve(d, p)
+                mean = self.sample_mean_ + a * m
+                climb = _Fit.of_covariance(self, rows.k, seen, mean, S, T).solve(d, p)
                 if climb.interrupted:
                     raise KeyboardInterrupt("partial_fit was stopped; the model is as it was before")
-                p, kept = climb.params, {"sample_covariance_": S}
+                p, kept = climb.params, {"sample_covariance_": S, "sample_mean_": mean}
             else:
                 eta = a**FORGETTING
                 p = likelihood.maximise(block.scaled(eta / block.weight) + likelihood.expected(block.at, 1 - eta))
@@ -284,7 +287,11 @@ class ProbabilisticPCA(Transformer):
             raise self._degenerate(d) from None
         steps = self.n_iter_ + 1
         fitted = self._named(Climb(p, block.bound, [block.bound], False, False), T)
-        state = {name: value for name, value in self.__dict__.items() if name not in ("sample_covariance_", "bics_")}
+        state = {
+            name: value
+            for name, value in self.__dict__.items()
+            if name not in ("sample_covariance_", "sample_mean_", "bics_")
+        }
         self.__dict__ = {**state, **fitted, **kept, "n_iter_": steps, "n_samples_seen_": seen}
         return self
 
@@ -330,7 +337,7 @@ class ProbabilisticPCA(Transformer):
                 if fit.covariance is not None
                 else model.covariance(fit.k, fit.rows[0], X, np.sqrt(w), mean)[2]
             )
-            more["sample_covariance_"] = S
+            more |= {"sample_covariance_": S, "sample_mean_": fit.mean}
         return self._named(climb, X.dtype) | more, climb.interrupted
 
     def _solved(self, fit, d, start=None):
@@ -687,7 +694,7 @@ class _Fit:
         return p._replace(W=np.column_stack([p.W, self._start(p.W.shape[1] + 1).W[:, -1]]))
 
     def _likelihood(self, rows):
-        return Likelihood(rows, self.isotropic, _least(self.var, self.owner.noise, rows.T))
+        return Likelihood(rows, self.isotropic, _least(self.var, self.owner.noise, rows.T, rows.gaps))
 
     def _climb(self, objective, start):
         owner, eps = self.owner, float(np.finfo(self.T).eps)
@@ -737,11 +744,11 @@ def _closed(owner, gaps):
     return owner.noise == "isotropic" and not gaps and owner.method in ("auto", "exact")
 
 
-def _least(var, noise, T):
-    """The least psi, of columns with variance var (D,): one sigma² below is zero but for rounding; in factor analysis
-    the psi that a column may have, which often has its maximum at 0 (Heywood 1931)."""
+def _least(var, noise, T, gaps=False):
+    """The least psi, of columns with variance var (D,): one sigma² below is zero but for rounding, of which there is
+    more in rows with gaps; in factor analysis the psi that a column may have, often best at 0 (Heywood 1931)."""
     eps = float(np.finfo(T).eps)
-    return np.sqrt(eps) * var if noise == "diagonal" else 8 * eps * var.max()
+    return np.sqrt(eps) * var if noise == "diagonal" else var.max() * (eps**0.7 if gaps else 8 * eps)
 
 
 def _shown(steps, verbose):

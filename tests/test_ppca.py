@@ -1637,6 +1637,27 @@ def test_partial_fit_keeps_the_covariance_whatever_the_first_block_and_the_rows_
     assert_allclose(model.get_covariance(), fit(X, 2).get_covariance(), rtol=1e-9, atol=1e-10)
 
 
+def test_the_mean_of_many_blocks_far_from_0_does_not_stall_in_float32():
+    r = rng(7)
+    X = (1e4 + np.array([3.0, 1.0, 1.0]) * r.standard_normal((3000, 3))).astype(np.float32)
+    model = fit(X, 1)
+    later = (X[:600] + 3).astype(np.float32)
+    for block in np.array_split(later, 60):
+        model.partial_fit(block)
+    whole = np.vstack([X, later]).astype(float)
+    assert_allclose(model.mean_, whole.mean(0), atol=2e-3)  # float32 knows 1e4 to 1e-3
+    assert_allclose(model.get_covariance(), fit(whole, 1).get_covariance(), rtol=1e-4, atol=1e-4)
+
+
+@gaps_
+def test_columns_that_others_determine_leave_no_noise(gaps):
+    X = load_iris()
+    X = np.column_stack([X, X[:, 0] + X[:, 1]])
+    X = holed(X, part=0.2) if gaps else X
+    with pytest.raises(NumericalError, match=f"^{re.escape(lies_in(4))}$"):
+        fit(X, 4)
+
+
 def test_partial_fit_refuses_another_number_of_components_and_gaps_of_the_closed_form():
     model = fit(data(), 2)
     with pytest.raises(ValueError, match=r"goes on from 2 components, got n_components=3\. Try a new model\.$"):
