@@ -81,7 +81,8 @@ def warn(message: str, category: type[Warning] = UserWarning) -> None:
 # --------------------------------------------------------------------------------------- parameters of the constructor
 
 
-def _refuse(name, who, wanted, value):
+def refuse(name, who, wanted, value):
+    """Raise InvalidParameterError for a parameter of the constructor of `who`."""
     raise interop(InvalidParameterError)(
         f"The {name!r} parameter of {who} must be {wanted}, got {repr(value)[:100]} instead."
     )
@@ -97,7 +98,7 @@ def check_int(name: str, value: Any, low: int, *, who: str) -> int:
 least 1, got 0 instead.
     """
     if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value < low:
-        _refuse(name, who, f"an integer of at least {low}", value)
+        refuse(name, who, f"an integer of at least {low}", value)
     return int(value)
 
 
@@ -105,21 +106,21 @@ def check_real(name: str, value: Any, low: float, inclusive: bool = True, *, who
     """`value` as a finite float of at least `low` (above `low` unless `inclusive`), or InvalidParameterError."""
     real = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
     if not real or not (low <= value < np.inf) or (value == low and not inclusive):
-        _refuse(name, who, f"a finite number {'of at least' if inclusive else 'above'} {low}", value)
+        refuse(name, who, f"a finite number {'of at least' if inclusive else 'above'} {low}", value)
     return float(value)
 
 
 def check_choice(name: str, value: Any, options: Sequence[str], *, who: str) -> str:
     """`value`, which must be one of the strings in `options`, or InvalidParameterError."""
     if not isinstance(value, str) or value not in options:
-        _refuse(name, who, "one of " + ", ".join(map(repr, options)), value)
+        refuse(name, who, "one of " + ", ".join(map(repr, options)), value)
     return str(value)
 
 
 def check_bool(name: str, value: Any, *, who: str) -> bool:
     """`value` as a bool (NumPy's too, but no integer), or InvalidParameterError."""
     if not isinstance(value, (bool, np.bool_)):
-        _refuse(name, who, "True or False", value)
+        refuse(name, who, "True or False", value)
     return bool(value)
 
 

@@ -18,6 +18,7 @@ from .estimator import (
     check_sample_weight,
     has_gaps,
     moderate,
+    refuse,
     warn,
 )
 from .fit import Climb, em, progress
@@ -297,11 +298,10 @@ class ProbabilisticPCA(Transformer):
 
     def _check_params(self):
         who = type(self).__name__
-        if self.n_components is not None and not (isinstance(self.n_components, str) and self.n_components == "bic"):
-            try:
-                check_int("n_components", self.n_components, 1, who=who)
-            except ValueError as e:
-                raise type(e)(str(e).replace("of at least 1", "of at least 1, 'bic' or None")) from None
+        d = self.n_components
+        whole = isinstance(d, (int, np.integer)) and not isinstance(d, bool) and d >= 1
+        if not (d is None or whole or (isinstance(d, str) and d == "bic")):
+            refuse("n_components", who, "an integer of at least 1, 'bic' or None", d)
         check_choice("method", self.method, METHODS, who=who)
         check_choice("noise", self.noise, NOISES, who=who)
         check_real("tol", self.tol, 0, who=who)
@@ -340,9 +340,9 @@ class ProbabilisticPCA(Transformer):
             more |= {"sample_covariance_": S, "sample_mean_": fit.mean}
         return self._named(climb, X.dtype) | more, climb.interrupted
 
-    def _solved(self, fit, d, start=None):
+    def _solved(self, fit, d):
         try:
-            return fit.solve(d, start)
+            return fit.solve(d)
         except Degenerate:
             raise self._degenerate(d) from None
 

@@ -21,7 +21,7 @@ try:
     import sklearn
     from sklearn.utils import estimator_checks
 except ImportError:
-    sklearn, CHECKED = None, ""
+    sklearn, estimator_checks, CHECKED = None, None, ""
 else:
     CHECKED = ".".join(sklearn.__version__.split(".")[:2])
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import copy
-import inspect
 import pickle
 import subprocess
 import sys
@@ -15,6 +14,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from interrupt import interrupted_at
 from numpy.testing import assert_allclose, assert_array_equal
 from reference import dense, mixture_bound, mixture_e_step, mixture_em_step
 from test_kernels_mixture import holed
@@ -999,32 +999,6 @@ def test_verbose_shows_a_bar_with_the_bound(capsys):
     assert shown.out == shown.err == ""
 
 
-def interrupted_at(line, f):
-    """Call f() with KeyboardInterrupt raised at the `line`-th line run in the estimator and its climber.
-
-    -> True if f() raised it, False if f() ended before, None if f() swallowed it."""
-    left = line
-    files = {inspect.getsourcefile(sys.modules[name]) for name in ("lvm.mixture", "lvm.fit", "lvm.objectives.mixture")}
-
-    def local(frame, event, arg):
-        nonlocal left
-        if event == "line":
-            left -= 1
-            if left == 0:
-                raise KeyboardInterrupt
-        return local
-
-    old = sys.gettrace()
-    sys.settrace(lambda frame, event, arg: local if frame.f_code.co_filename in files else None)
-    try:
-        f()
-    except KeyboardInterrupt:
-        return True
-    finally:
-        sys.settrace(old)
-    return False if left > 0 else None
-
-
 def test_ctrl_c_at_any_line_leaves_the_last_complete_step_or_nothing(monkeypatch):
     monkeypatch.setattr(lvm.mixture, "TRIES", 2)  # fewer lines
     monkeypatch.setattr(lvm.mixture, "SHORT", 2)
@@ -1037,7 +1011,7 @@ def test_ctrl_c_at_any_line_leaves_the_last_complete_step_or_nothing(monkeypatch
     for line in range(1, 2000):
         for model, start in ((copy.deepcopy(fresh), {}), (copy.deepcopy(fitted), before)):
             with unsettled():
-                raised = interrupted_at(line, lambda m=model: m.fit(X))
+                raised = interrupted_at("mixture", line, lambda m=model: m.fit(X))
             now = state(model)
             try:
                 if now.keys() == start.keys() and all(np.array_equal(now[n], start[n]) for n in now):

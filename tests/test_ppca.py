@@ -2,10 +2,8 @@
 
 import contextlib
 import copy
-import inspect
 import pickle
 import re
-import sys
 import tracemalloc
 import warnings
 
@@ -13,6 +11,7 @@ import mpmath
 import numpy as np
 import pytest
 from gradcheck import gradient
+from interrupt import interrupted_at
 from numpy.testing import assert_allclose, assert_array_equal
 from reference import (
     gaussian_log_density,
@@ -1435,32 +1434,6 @@ def test_verbose_shows_a_bar_with_the_bound(capsys):
     assert capsys.readouterr() == ("", "")
 
 
-def interrupted_at(line, f):
-    """Call f() with KeyboardInterrupt raised at the `line`-th line run in the estimator and its climber.
-
-    -> True if f() raised it, False if f() ended before, None if f() swallowed it."""
-    left = line
-    files = {inspect.getsourcefile(sys.modules[name]) for name in ("lvm.ppca", "lvm.fit", "lvm.objectives.ppca")}
-
-    def local(frame, event, arg):
-        nonlocal left
-        if event == "line":
-            left -= 1
-            if left == 0:
-                raise KeyboardInterrupt
-        return local
-
-    old = sys.gettrace()
-    sys.settrace(lambda frame, event, arg: local if frame.f_code.co_filename in files else None)
-    try:
-        f()
-    except KeyboardInterrupt:
-        return True
-    finally:
-        sys.settrace(old)
-    return False if left > 0 else None
-
-
 @pytest.mark.parametrize(("noise", "d"), [("diagonal", 2), ("isotropic", "bic")])
 def test_ctrl_c_at_any_line_leaves_the_last_complete_step_or_nothing(noise, d):
     X = gapped(40, 4)
@@ -1472,7 +1445,7 @@ def test_ctrl_c_at_any_line_leaves_the_last_complete_step_or_nothing(noise, d):
         line += 1 if line < 50 else 17
         for model, start in ((copy.deepcopy(fresh), {}), (copy.deepcopy(fitted), before)):
             with unsettled():
-                raised = interrupted_at(line, lambda m=model: m.fit(X))
+                raised = interrupted_at("ppca", line, lambda m=model: m.fit(X))
             now = state(model)
             try:
                 if now.keys() == start.keys() and all(np.array_equal(now[n], start[n]) for n in now):
@@ -1497,7 +1470,7 @@ def test_ctrl_c_within_partial_fit_leaves_the_model_as_it_was_or_whole(gaps):
         after = state(copy.deepcopy(first).partial_fit(block))
     while raised is not False:
         model, line = copy.deepcopy(first), line + 1
-        raised = interrupted_at(line, lambda m=model: m.partial_fit(block))
+        raised = interrupted_at("ppca", line, lambda m=model: m.partial_fit(block))
         now = state(model)
         assert_same_state(now, before if now["n_samples_seen_"] == before["n_samples_seen_"] else after)
     assert line > 20
@@ -1511,7 +1484,7 @@ def test_ctrl_c_within_a_fit_without_steps_leaves_the_model_as_it_was_or_whole(m
     before, after = state(first), state(fit(X, method=method, n_draws=40))
     while raised is not False:
         model, line = copy.deepcopy(first), line + 1
-        raised = interrupted_at(line, lambda m=model: m.fit(X))
+        raised = interrupted_at("ppca", line, lambda m=model: m.fit(X))
         assert raised is not None, "swallowed"
         now = state(model)
         assert_same_state(now, before if now["n_samples_seen_"] == 200 else after)

@@ -11,20 +11,12 @@ import unittest
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
+from test_estimators import CHECKED, estimator_checks, needs_sklearn, sklearn
 
 import lvm
 from lvm import estimator
 from lvm.estimator import Transformer
 
-try:
-    import sklearn
-    from sklearn.utils import estimator_checks
-except ImportError:
-    sklearn, CHECKED = None, ""
-else:
-    CHECKED = ".".join(sklearn.__version__.split(".")[:2])
-
-needs_sklearn = pytest.mark.skipif(sklearn is None, reason="scikit-learn is not installed")
 NOT_IN_CHECK_ESTIMATOR = (  # scikit-learn runs these on its own transformers, but check_estimator leaves them out
     "check_dataframe_column_names_consistency",
     "check_get_feature_names_out_error",

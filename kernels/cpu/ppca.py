@@ -19,7 +19,7 @@ import numpy as np
 
 from .. import pool
 from ..jit import FAST, kernel
-from ..shared.ppca import draw_latent, draw_row, factor, invert
+from ..shared.ppca import draw_latent, draw_row, factor, invert, move_column
 from ..shared.scalar import is_float32
 
 ROOM = 1 << 22  # bytes of a block: what one core has near
@@ -202,7 +202,7 @@ def moments(Z, C, first, w, log_px, S):
 
 @kernel("T2 d1 u i i d1 i d2w d1w d1w d1 d2w d2w d2w i1w")
 def _stochastic(X, cumulated, seed, step, steps, rate, isotropic, W, mu, psi, least, A, Z, R, rows):
-    N, (D, d), B = len(X), W.shape, len(Z)
+    N, D, B = len(X), len(W), len(Z)
     for t in range(step, step + steps):
         kappa = rate[0] * (1 + t / rate[1]) ** -rate[2]
         for b in range(B):
@@ -210,25 +210,7 @@ def _stochastic(X, cumulated, seed, step, steps, rate, isotropic, W, mu, psi, le
             draw_latent(X[rows[b]], mu, W, psi, seed, t, b, A[b], Z[b])
         total, count = 0.0, 0
         for i in range(D):
-            square, n, moved = 0.0, 0, 0.0
-            for b in range(B):
-                f, r = 0.0, np.float64(X[rows[b], i]) - mu[i]
-                for j in range(d):
-                    f += W[i, j] * Z[b, j]
-                if r == r:
-                    r -= f
-                    square += r * r / psi[i]
-                    n += 1
-                else:
-                    r = 0.0
-                R[b, i] = r + f / 2
-                moved += r + f
-            mu[i] += kappa / B * moved
-            for j in range(d):
-                v = 0.0
-                for b in range(B):
-                    v += R[b, i] * Z[b, j]
-                W[i, j] += kappa * (v / B - W[i, j] / 2)
+            square, n = move_column(X, rows, i, kappa, W, mu, psi, Z, R)
             if isotropic:
                 total += square
                 count += n

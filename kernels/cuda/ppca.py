@@ -12,7 +12,7 @@ import math
 
 import numpy as np
 
-from ..shared.ppca import draw_latent, draw_row
+from ..shared.ppca import draw_latent, draw_row, move_column
 from ..shared.scalar import is_float32, log
 from .api import block_sum, cuda, empty, kernel
 
@@ -234,8 +234,8 @@ def moments(Z, C, first, w, log_px, S):
 def _stochastic(X, cumulated, seed, step, steps, rate, scale, power, isotropic, W, mu, psi, least, A, Z, R, rows):
     """A thread has rows b of the batch, then columns i: these W_i, mu_i, psi_i are its own in M'."""
     sums, counts = cuda.shared.array(THREADS, np.float64), cuda.shared.array(THREADS, np.float64)
-    t, threads, N, B = cuda.threadIdx.x, cuda.blockDim.x, X.shape[0], Z.shape[0]
-    D, d = W.shape
+    t, threads = cuda.threadIdx.x, cuda.blockDim.x
+    N, D, B = X.shape[0], W.shape[0], Z.shape[0]
     for k in range(step, step + steps):
         kappa = rate * (1 + k / scale) ** -power
         for b in range(t, B, threads):
@@ -244,25 +244,7 @@ def _stochastic(X, cumulated, seed, step, steps, rate, scale, power, isotropic, 
         cuda.syncthreads()
         total, count = 0.0, 0
         for i in range(t, D, threads):
-            square, n, moved = 0.0, 0, 0.0
-            for b in range(B):
-                f, r = 0.0, np.float64(X[rows[b], i]) - mu[i]
-                for j in range(d):
-                    f += W[i, j] * Z[b, j]
-                if r == r:
-                    r -= f
-                    square += r * r / psi[i]
-                    n += 1
-                else:
-                    r = 0.0
-                R[b, i] = r + f / 2
-                moved += r + f
-            mu[i] += kappa / B * moved
-            for j in range(d):
-                v = 0.0
-                for b in range(B):
-                    v += R[b, i] * Z[b, j]
-                W[i, j] += kappa * (v / B - W[i, j] / 2)
+            square, n = move_column(X, rows, i, kappa, W, mu, psi, Z, R)
             if isotropic:
                 total += square
                 count += n

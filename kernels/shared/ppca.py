@@ -93,3 +93,34 @@ def draw_row(cumulated, N, seed, step, b):
         else:
             high = middle
     return low
+
+
+@shared
+def move_column(X, rows, i, kappa, W, mu, psi, Z, R):
+    """A step of stochastic EM in column i (kernels/cpu/ppca.py has its derivation): W_i (d,) and mu_i are moved, with
+    r = x_i - mu_i - W_i z of the rows that observed it, W z alone of the others.
+
+        W_i += kappa mean (r z' + (W_i z z' - W_i)/2),   mu_i += kappa mean (r + W_i z)
+
+    X (N,D), rows (B,), Z (B,d) their z; column i of R (B,D) is scratch. Returns sum r²/psi_i and of how many rows."""
+    B, d = Z.shape
+    square, n, moved = 0.0, 0, 0.0
+    for b in range(B):
+        f, r = 0.0, np.float64(X[rows[b], i]) - mu[i]
+        for j in range(d):
+            f += W[i, j] * Z[b, j]
+        if r == r:
+            r -= f
+            square += r * r / psi[i]
+            n += 1
+        else:
+            r = 0.0
+        R[b, i] = r + f / 2
+        moved += r + f
+    mu[i] += kappa / B * moved
+    for j in range(d):
+        v = 0.0
+        for b in range(B):
+            v += R[b, i] * Z[b, j]
+        W[i, j] += kappa * (v / B - W[i, j] / 2)
+    return square, n
