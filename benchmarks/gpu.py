@@ -26,7 +26,14 @@ import numpy as np
 sys.path[:0] = [str(Path(__file__).parents[1])]
 
 from benchmarks import problems  # noqa: E402
-from lvm import GaussianMixture, ProbabilisticPCA, get_num_threads, kernels  # noqa: E402
+from lvm import (  # noqa: E402
+    GaussianMixture,
+    ProbabilisticPCA,
+    RelevanceVectorClassifier,
+    VariationalLogisticRegression,
+    get_num_threads,
+    kernels,
+)
 from lvm.objectives import ppca  # noqa: E402
 from lvm.objectives.mixture import Mixture  # noqa: E402
 
@@ -143,6 +150,8 @@ def checks(report, cpu, gpu, tiny):
             for missing in 0, 0.2:
                 what = f"linear {N}x{D} d={min(K, D)} {name}" + (", gaps" if missing else "")
                 check_linear(report, what, cpu, gpu, (N, D, min(K, D)), T, missing)
+        for N, D in [(37, 3)] if tiny else [(37, 3), (3001, 33)]:
+            check_relevance(report, f"{N}x{D} {name}", cpu, gpu, T, N, D)
         check_others(report, name, cpu, gpu, T, 300 * eps, tiny)
 
 
@@ -205,6 +214,45 @@ def check_linear(report, what, cpu, gpu, size, T, missing):
     errors = {name: apart(b, a) for name, a, b in zip(names, *got)}
     worst = max(errors, key=errors.get)
     report.check(f"{what}: {worst}", errors[worst], limit)
+
+
+def check_relevance(report, what, cpu, gpu, T, N, D):
+    """What Newton's matrices are made of, in float64, and a step of a minibatch in both expectations."""
+    rng, G, none = np.random.default_rng(3), np.float64, np.empty(0)
+    X, C, y = rng.normal(size=(N, D)), rng.normal(size=(D, 2 * D)), np.where(rng.random(N) < 0.5, 1.0, -1.0)
+    m, v, w, which = rng.normal(0, 3, N), rng.lognormal(0, 2, N), rng.random(N), rng.permutation(D)[: D // 2 + 1]
+    mu, rho, rows, eps = rng.normal(size=D + 1), rng.normal(-3, 2, D + 1), rng.permutation(N), rng.normal(size=N)
+    got = []
+    for k in cpu, gpu:
+        put = lambda *arrays: [k.put(np.asarray(a)) for a in arrays]  # noqa: B023
+        new = lambda *shape, T=G: k.empty(shape, T)  # noqa: B023
+        Phi, scaled, some, squares = new(N, 2 * D + 1), new(N, D), new(N, len(which)), new(D)
+        sites, odds, moments = [new(N) for _ in range(3)], new(N), [new(N) for _ in range(2)]
+        k.relevance.basis(*put(X.astype(T), C), 0.3, True, 0.0, 1, Phi)
+        k.relevance.sites(*put(m, v, y, w), *sites)
+        k.relevance.odds(*put(m, v), odds)
+        k.relevance.collect(*put(X), *moments)
+        k.relevance.scale(*put(X, w), scaled)
+        k.relevance.columns(*put(X, which), some)
+        k.relevance.squares(*put(X), squares)
+        expectations, steps = [new(N, T=T) for _ in range(3)], []
+        k.logistic.expectation(*put(m.astype(T), v.astype(T)), *expectations)
+        one = lambda *arrays: put(*(a.astype(T) for a in arrays))  # noqa: B023
+        x, y1, w1, mu1, rho1, zero, ones = one(X, y, w, mu, rho, np.zeros(D), np.ones(D))
+        S, alpha, diagonal = new(D + 1, T=T), new(D + 1, T=T), [new(N, T=T) for _ in range(2)]
+        k.relevance.spread(mu1, rho1, D, S, alpha)
+        k.relevance.moments(x, zero, ones, mu1, S, *diagonal)
+        for noise in eps, none:
+            sums = new(-(-N // k.relevance.RUN), 2 * D + 4, T=T)
+            (totals,), steps = one(np.zeros(2)), [*steps, new(D + 1, T=T), new(D + 1, T=T)]
+            k.relevance.local(x, *put(rows), zero, ones, y1, w1, mu1, S, *one(noise), sums)
+            counter = k.put(np.full(1, 3))
+            k.relevance.finish(mu1, rho1, sums, S, alpha, counter, 10, 0.1, 2.0, *steps[-2:], totals)
+            steps.append(totals)
+        arrays = [Phi, scaled, some, squares, *sites, odds, *moments], [*expectations, S, alpha, *diagonal, *steps]
+        got.append([[k.get(a) for a in of] for of in arrays])
+    for kind, a, b, eps in zip(("matrices", "minibatch"), *got, (np.finfo(G).eps, np.finfo(T).eps)):
+        report.check(f"relevance {what}: {kind}", max(apart(*pair) for pair in zip(b, a)), 300 * D**0.5 * eps)
 
 
 def check_others(report, name, cpu, gpu, T, limit, tiny):
@@ -563,6 +611,66 @@ def linear_fits(report, cpu, gpu):
         report.row("fits", f"score_samples of the same, {device}", 1e3 * (time.perf_counter() - start), "ms")
 
 
+def relevance_kernels(report, cpu, gpu):
+    """The integral that logistic regression is made of, and one step of a minibatch without Adam."""
+    N, (B, D), rng = 1_000_000, (1024, 1000), np.random.default_rng(0)
+    for dtype in "float32", "float64":
+        for v in 0.3, 3.0:
+            for name, k, n in ("", gpu, 20), (", CPU kernels", cpu, 3):
+                args = k.put(rng.normal(scale=3, size=N).astype(dtype)), k.put(np.full(N, v, dtype))
+                out = [k.empty(N, np.dtype(dtype)) for _ in range(3)]
+                f = lambda: k.logistic.expectation(*args, *out)  # noqa: B023
+                f()
+                report.row(
+                    "relevance", f"E log sigmoid, variance {v}, {dtype}{name}", 1e9 * seconds(f, k.sync, n) / N, "ns"
+                )
+    X, y = problems.logistic(20_000, D, "float32")
+    for name, k, n in ("", gpu, 50), (", CPU kernels", cpu, 10):
+        x, mu, S, zero, ones = (k.put(a.astype("float32")) for a in (X, X[0] / 30, X[1] ** 2, np.zeros(D), np.ones(D)))
+        signs, none, rows = (
+            k.put((2 * y - 1).astype("float32")),
+            k.put(np.empty(0, "float32")),
+            k.put(rng.permutation(B)),
+        )
+        for noise, eps in ("quadrature", none), ("one draw", k.put(rng.normal(size=B).astype("float32"))):
+            sums = k.empty((-(-B // k.relevance.RUN), 2 * D + 2), np.float32)
+            f = lambda: k.relevance.local(x, rows, zero, ones, signs, none, mu, S, eps, sums)  # noqa: B023
+            f()
+            report.row("relevance", f"minibatch {B}x{D} float32, {noise}{name}", 1e6 * seconds(f, k.sync, n), "us")
+
+
+def relevance_fits(report, cpu, gpu):
+    """What a user waits for: Newton, the machine of 1000 centres, an epoch of minibatches; and is it the same?"""
+    N = 20_000 if report.quick else 250_000
+    X, y = problems.logistic(N, 100)
+    linear = X, y, lambda device: VariationalLogisticRegression(device=device)
+    machine = *problems.banana(N), lambda device: RelevanceVectorClassifier(gamma=1.0, random_state=0, device=device)
+    for what, (X, y, new) in {"Newton, linear": linear, "machine of 1000 centres": machine}.items():
+        bounds = {}
+        for device in "cpu", "cuda":
+            new(device).fit(X[:2000], y[:2000])  # compiles
+            start = time.perf_counter()
+            model = new(device).fit(X, y)
+            taken, bounds[device] = time.perf_counter() - start, model.lower_bound_
+            note = f"{model.n_iter_} steps, {model.n_relevant_} kept"
+            report.row("fits", f"{what} {N}x{X.shape[1]}, {device}", taken, "s", note=note)
+        report.row("fits", f"{what}, lower_bound_ apart", abs(bounds["cuda"] - bounds["cpu"]), "nats")
+    X, y = problems.logistic(N, 500, "float32")
+    for device in "cpu", "cuda":
+        ends = []
+        model = VariationalLogisticRegression(
+            covariance="diag",
+            solver="adam",
+            n_epochs_no_change=None,
+            max_epochs=3,
+            callback=lambda epoch, values: ends.append(time.perf_counter()),  # noqa: B023
+            random_state=0,
+            device=device,
+        ).fit(X, y)
+        note = f"bound {model.lower_bound_:.6f}"
+        report.row("fits", f"an epoch of minibatches {N}x500 float32, {device}", ends[-1] - ends[-2], "s", note=note)
+
+
 def torch_gaps(X, start):
     """Plain EM in PyTorch, all rows at once: a batch of small factors for the rows, one of solves for the columns."""
     import torch as t
@@ -840,7 +948,8 @@ def main(arguments=None):
         report.say("no timings from a simulator")
     else:
         linear = linear_steps, linear_covariances, linear_draws, linear_fits
-        for f in iterations, training, products, *linear, phases, launches, noise, fits:
+        relevance = relevance_kernels, relevance_fits
+        for f in iterations, training, products, *linear, *relevance, phases, launches, noise, fits:
             report.section(f, cpu, gpu)
     missed = [f"{r['section']}: {r['what']}" for r in report.rows if r.get("met") is False]
     report.say(f"checks that failed: {', '.join(report.failed) or 'none'}; goals missed: {'; '.join(missed) or 'none'}")

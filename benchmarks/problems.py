@@ -56,3 +56,36 @@ def linear(N, D, d, missing=0.0, dtype="float64"):
     if missing:
         X[rng.random(X.shape) < missing] = np.nan
     return X.astype(dtype, copy=False)
+
+
+# N, D of logistic regression, and of kernel machines N
+LOGISTIC = {"100000x100": (100_000, 100)}
+SMALL_LOGISTIC = {"2000x20": (2000, 20)}
+BANANA, SMALL_BANANA = [400, 2000], [100]
+
+
+def logistic(N, D, dtype="float64"):
+    """X (N,D), y (N,) of 0 and 1: one column in five has a weight, and one label in six is not the likelier."""
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((N, D), dtype="float32").astype(dtype, copy=False)
+    w = np.zeros(D)
+    w[::5] = rng.normal(size=len(w[::5]))
+    f = 3 * (X @ (w / np.linalg.norm(w)).astype(dtype)) + 0.5
+    return X, (rng.random(N) < 1 / (1 + np.exp(-f))).astype(int)
+
+
+def banana(N, seed=0):
+    """X (N,2) of about unit variance, y (N,) of 0 and 1: two crescents, one in the mouth of the other. The best
+    classifier is wrong in some ten percent."""
+    rng = np.random.default_rng(seed)
+    y, turn = rng.integers(2, size=N), rng.uniform(0, np.pi, size=N)
+    X = np.column_stack([np.cos(turn), np.sin(turn)])
+    X = np.where(y[:, None] == 0, X, [1, 0.5] - X) + 0.33 * rng.normal(size=(N, 2))
+    return (X - [0.5, 0.25]) / [0.93, 0.59], y
+
+
+def sinc(N):
+    """x (N,1), y (N,) = sin(x)/x + noise of standard deviation 0.1 (Tipping 2001)."""
+    rng = np.random.default_rng(0)
+    x = rng.uniform(-10, 10, size=(N, 1))
+    return x, np.sinc(x[:, 0] / np.pi) + 0.1 * rng.normal(size=N)

@@ -75,7 +75,7 @@ def run(block, n_blocks: int) -> None:
     Blocks write to disjoint places. The first exception stops the others after their current block and is raised here,
     when no thread writes any more.
     """
-    threads = min(get_num_threads(), n_blocks)
+    threads = min(get_num_threads(), n_blocks) if n_blocks > 1 else 1
     if threads <= 1 or getattr(_here, "busy", False):
         for b in range(n_blocks):
             block(b)

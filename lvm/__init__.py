@@ -29,6 +29,9 @@ _where = {
     "NotFittedError": "estimator",
     "NumericalError": "estimator",
     "ProbabilisticPCA": "ppca",
+    "RelevanceVectorClassifier": "relevance",
+    "RelevanceVectorRegressor": "relevance",
+    "VariationalLogisticRegression": "relevance",
     "get_num_threads": "kernels.pool",
     "set_num_threads": "kernels.pool",
     "load": "modelfile",
@@ -57,6 +60,9 @@ if TYPE_CHECKING:  # what a type checker and an editor read in place of the lazy
     from .modelfile import ModelFileError as ModelFileError
     from .modelfile import load as load
     from .ppca import ProbabilisticPCA as ProbabilisticPCA
+    from .relevance import RelevanceVectorClassifier as RelevanceVectorClassifier
+    from .relevance import RelevanceVectorRegressor as RelevanceVectorRegressor
+    from .relevance import VariationalLogisticRegression as VariationalLogisticRegression
     from .selection import select_mixture as select_mixture
 else:
 

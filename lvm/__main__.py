@@ -40,6 +40,61 @@ def _ppca(n_components, method: str):
     return fit
 
 
+def _logistic(X, y):
+    import lvm
+
+    return lvm.VariationalLogisticRegression().fit(X, y)
+
+
+def _classifier(X, y):
+    import lvm
+
+    return lvm.RelevanceVectorClassifier(random_state=0).fit(X, y)
+
+
+def _regressor(X, y):
+    import lvm
+
+    return lvm.RelevanceVectorRegressor(random_state=0).fit(X, y)
+
+
+def _ripley(n, rng):
+    """Two classes, each from two Gaussians (Ripley 1996)."""
+    import numpy as np
+
+    y = np.arange(n) % 2
+    means = np.array([[[-0.7, 0.3], [0.3, 0.3]], [[-0.3, 0.7], [0.4, 0.7]]])
+    return means[y, rng.integers(2, size=n)] + np.sqrt(0.03) * rng.standard_normal((n, 2)), y
+
+
+def _sinc(n, rng):
+    """sin(x)/x with noise of standard deviation 0.1 (Tipping 2001)."""
+    import numpy as np
+
+    x = rng.uniform(-10, 10, n)
+    return x[:, None], np.sinc(x / np.pi) + 0.1 * rng.standard_normal(n)
+
+
+def _data(name: str) -> tuple:
+    """What to fit to and what to score: (X,) or (X, y) each. Of drawn data these are other rows, else the same."""
+    import numpy as np
+
+    from . import datasets
+
+    if name in DRAWN:
+        n, draw = DRAWN[name]
+        rng = np.random.default_rng(0)
+        return draw(n, rng), draw(1000, rng)
+    if name == "iris 2 species":
+        X, y = datasets.load_iris(return_y=True)
+        both = X[y > 0], np.array(datasets.IRIS_SPECIES)[y[y > 0]]
+        return both, both
+    X = getattr(datasets, f"load_{name.split()[0]}")()
+    if name.endswith("with gaps"):
+        X.flat[::5] = np.nan
+    return (X,), (X,)
+
+
 def _ellipses(i: int, j: int, xlabel: str, ylabel: str):
     """Two panels: the mixture in columns i and j of the data, and the bound after each iteration."""
 
@@ -109,6 +164,42 @@ def _scores(figure, model, X):
         plotting.plot_scree(model, ax=right)
 
 
+def _weights(figure, model, X, y):
+    """Two panels: the weights of the columns, and how often the probabilities come true."""
+    from . import datasets, plotting
+
+    left, right = figure.subplots(1, 2)
+    plotting.plot_relevance(model, X, names=datasets.IRIS_COLUMNS, ax=left)
+    plotting.plot_reliability(model.predict_proba(X), y, ax=right)
+
+
+def _decision(figure, model, X, y):
+    """Two panels: the classes in the plane, and the weights of the relevance vectors."""
+    from . import plotting
+
+    left, right = figure.subplots(1, 2)
+    plotting.plot_decision(model, X, y, ax=left)
+    plotting.plot_relevance(model, ax=right)
+
+
+def _curve(figure, model, X, y):
+    """Two panels: mean and 95 % of the noisy function, and the weights of the relevance vectors."""
+    import numpy as np
+
+    from . import plotting
+
+    left, right = figure.subplots(1, 2)
+    x = np.linspace(-10, 10, 500)
+    mean, std = model.predict(x[:, None], return_std=True)
+    left.scatter(X, y, c="#999999", s=12)
+    left.plot(x, np.sinc(x / np.pi), "--", color="#444444", label="sin(x)/x")
+    left.plot(x, mean, color=plotting.COLOURS[0], label="mean, and 95 % of y")
+    left.fill_between(x, mean - 1.96 * std, mean + 1.96 * std, color=plotting.COLOURS[0], alpha=0.15, linewidth=0)
+    left.plot(model.relevance_vectors_, y[model.relevance_], label="relevance vectors", **plotting.RING)
+    left.legend(fontsize="small", frameon=False)
+    plotting.plot_relevance(model, ax=right)
+
+
 def _images(figure, model, X):
     from . import plotting
 
@@ -118,9 +209,16 @@ def _images(figure, model, X):
 _faithful = _ellipses(0, 1, "eruption, minutes", "wait for the next, minutes")
 _petals = _ellipses(2, 3, "petal length, cm", "petal width, cm")
 
-# name, data (lvm.datasets.load_*; "with gaps": every fifth number deleted), fit(X) -> model or selection,
-# draw(figure, model or selection, X), and the score to reach (or None): the best known total log-likelihood over the
-# number of rows
+DRAWN = {"ripley": (250, _ripley), "sinc": (100, _sinc)}  # rows to fit to, and draw(n, rng) -> X, y
+
+
+class _Least(float):
+    """A score that any higher one meets, too."""
+
+
+# name, data (lvm.datasets.load_*; "with gaps": every fifth number deleted), fit(X) or fit(X, y) -> model or selection,
+# draw(figure, model or selection, X) or (..., X, y), and the score to reach (or None): the best known total
+# log-likelihood over the number of rows; and of supervised models at least so much
 DEMO = [
     ("GaussianMixture 2 full", "faithful", _mixture(2, "full"), _faithful, -1130.26396018 / 272),
     ("GaussianMixture 3 tied", "faithful", _mixture(3, "tied"), _faithful, -1126.31592782 / 272),
@@ -133,6 +231,10 @@ DEMO = [
     ("ProbabilisticPCA 2 EM", "iris", _ppca(2, "em"), _scores, -404.96278016 / 150),
     ("ProbabilisticPCA bic", "iris", _ppca("bic", "exact"), _scores, -379.91463012 / 150),
     ("ProbabilisticPCA 2 EM", "iris with gaps", _ppca(2, "em"), _scores, -376.74880161 / 150),
+    # Fisher's linear discriminant has 0.97; by Ripley's densities at best 0.911; the function itself has R² = 0.93
+    ("VariationalLogisticRegression", "iris 2 species", _logistic, _weights, _Least(0.97)),
+    ("RelevanceVectorClassifier", "ripley", _classifier, _decision, _Least(0.89)),
+    ("RelevanceVectorRegressor", "sinc", _regressor, _curve, _Least(0.88)),
 ]
 NEAR = 1e-8  # a score this near to its reference meets it; the references are given to about 1e-10 a row
 
@@ -143,8 +245,6 @@ def demo(out: str = "lvm-demo", rows: "list | None" = None) -> int:
     Returns how many references were missed. Raises OSError where `out` cannot be written.
     """
     from tqdm import tqdm
-
-    from . import datasets
 
     try:
         from matplotlib.figure import Figure  # not pyplot: no global state, no window
@@ -157,19 +257,22 @@ def demo(out: str = "lvm-demo", rows: "list | None" = None) -> int:
     table = [("model", "data", "N x D", "seconds", "score", "reference", "met")]
     missed = 0
     for name, data, fit, draw, reference in tqdm(DEMO if rows is None else rows, "lvm demo", unit="model", leave=False):
-        X = getattr(datasets, f"load_{data.split()[0]}")()
-        if data.endswith("with gaps"):
-            X.flat[::5] = float("nan")
+        seen, unseen = _data(data)
         start = time.perf_counter()
-        model = fit(X)
-        seconds, score = time.perf_counter() - start, getattr(model, "best", model).score(X)
-        met = "" if reference is None else "yes" if abs(score - reference) <= NEAR else "no"
+        model = fit(*seen)
+        seconds, score = time.perf_counter() - start, getattr(model, "best", model).score(*unseen)
+        if reference is None:
+            known, met = "none known", ""
+        elif isinstance(reference, _Least):
+            known, met = f"at least {reference:.2f}", "yes" if score >= reference else "no"
+        else:
+            known, met = f"{reference:.8f}", "yes" if abs(score - reference) <= NEAR else "no"
         missed += met == "no"
-        known = "none known" if reference is None else f"{reference:.8f}"
-        table.append((name, data, " x ".join(map(str, X.shape)), f"{seconds:.2f}", f"{score:.8f}", known, met))
+        size = " x ".join(map(str, seen[0].shape))
+        table.append((name, data, size, f"{seconds:.2f}", f"{score:.8f}", known, met))
         if pictures:
             figure = Figure(figsize=(9, 4), layout="constrained")
-            draw(figure, model, X)
+            draw(figure, model, *seen)
             figure.suptitle(f"{name}, {data}")
             figure.savefig(os.path.join(out, f"{name} {data}.png".replace(" ", "-").lower()), dpi=120)
 
@@ -177,7 +280,8 @@ def demo(out: str = "lvm-demo", rows: "list | None" = None) -> int:
     for line in table:
         cells = [f"{cell:>{w}}" if 2 <= i <= 5 else f"{cell:<{w}}" for i, (cell, w) in enumerate(zip(line, widths))]
         print("  ".join(cells).rstrip())
-    print("\nscore: mean log-likelihood, nats per row; reference: the best known, met within 1e-8.")
+    print("\nscore: mean log-likelihood, nats per row; of supervised models accuracy or R², of drawn data on new rows.")
+    print("reference: the best known log-likelihood, met within 1e-8, or what a supervised model must at least have.")
     print("seconds: the fit alone; the first of a kind also compiles its kernels, or loads them from the cache.")
     if pictures:
         print(f"Pictures: {os.path.join(out, '')}")
@@ -380,7 +484,7 @@ def main(argv: "list | None" = None) -> int:
     parser = argparse.ArgumentParser("python -m lvm", description="Latent-variable models on NumPy and Numba.")
     parser.add_argument("--version", action="version", version=f"lvm {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="command")
-    text = "fit every model to small real data and compare with the best known values"
+    text = "fit every model to small data and compare with the best known values"
     about = "Prints one table; writes pictures; exit status 1 if a reference is missed."
     one = commands.add_parser("demo", help=text, description=f"{text[0].upper()}{text[1:]}. {about}")
     one.add_argument("--out", default="lvm-demo", metavar="DIR", help="folder for the pictures (default: lvm-demo)")

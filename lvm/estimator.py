@@ -291,6 +291,68 @@ def check_sample_weight(w: Any, n: int) -> np.ndarray | None:
     return a
 
 
+def _check_y(y, n, who):
+    """y as an array (n,) of any dtype."""
+    if y is None:
+        raise ValueError(f"{who} requires y to be passed, but the target y is None.")
+    y = from_device(y)
+    a = np.asarray(y)
+    if a.ndim == 2 and a.shape[1] == 1:
+        warn(
+            "A column-vector y was passed when a 1d array was expected. Please change the shape of y to (n_samples,), "
+            "for example using ravel().",
+            DataConversionWarning,
+        )
+        a = a[:, 0]
+    if a.ndim != 1:
+        raise ValueError(f"y should be a 1d array, got an array of shape {a.shape} instead.")
+    if len(a) != n:
+        raise ValueError(f"Found input variables with inconsistent numbers of samples: X has {n} rows, y has {len(a)}.")
+    if a.dtype.kind == "c":
+        raise ValueError(f"Complex data not supported: y has dtype {a.dtype}.")
+    return a
+
+
+def check_targets(y: Any, n: int, who: str) -> np.ndarray:
+    """Targets of a regression as a float64 array (n,). Raises ValueError for another shape, text, NaN, infinity.
+
+    >>> check_targets([1, 2], 2, "This")
+    array([1., 2.])
+    """
+    a = _to_float(_check_y(y, n, who), "y").astype(np.float64, copy=False)
+    _check_finite(a, "y")
+    return a
+
+
+def check_labels(y: Any, n: int, who: str) -> tuple[np.ndarray, np.ndarray]:
+    """The classes in y, sorted, and for each of the n rows the number of its class: arrays (K,), (n,).
+
+    Labels are integers, booleans, strings or whole floats. Raises ValueError or TypeError for others.
+
+    >>> check_labels(["b", "a", "b"], 3, "This")
+    (array(['a', 'b'], dtype='<U1'), array([1, 0, 1]))
+    """
+    a = _check_y(y, n, who)
+    if a.dtype.kind == "O":
+        kinds = {str if isinstance(v, str) else float for v in a.flat}
+        if len(kinds) > 1:
+            raise TypeError("The labels in y must be all numbers or all strings, got both. Try y.astype(str).")
+        try:
+            a = np.asarray(a.tolist())
+        except ValueError:
+            a = np.asarray(a, dtype="U")
+    if a.dtype.kind == "f":
+        _check_finite(np.ascontiguousarray(a), "y")
+        if (a != np.floor(a)).any():
+            raise ValueError(
+                f"Unknown label type: continuous. {who} is a classifier, and y has fractions. Try a regressor, or bins."
+            )
+    elif a.dtype.kind not in "biuU":
+        raise ValueError(f"Unknown label type: {who} takes labels that are numbers or strings, got dtype {a.dtype}.")
+    classes, codes = np.unique(a, return_inverse=True)
+    return classes, codes.reshape(-1)
+
+
 def moderate(w):
     """Weights (N,), or (0,) for none, divided by a power of two if they are so large or small that float32 or products
     fail; and that power."""
@@ -324,7 +386,8 @@ def _listed(names):
 class Estimator:
     """What every estimator of lvm shares. A constructor only stores its parameters; `fit` checks them.
 
-    A subclass sets `_kind` ("density_estimator", "classifier", ...), `_requires_y` and `_allow_nan`. Its `fit` reads
+    A subclass sets `_kind` ("density_estimator", "classifier", ...), `_requires_y`, `_allow_nan` and `_pairwise`, which
+    says that X (N,N) is a matrix of kernels. Its `fit` reads
 
         X, names = self._check_fit_X(X)       # touches nothing of self: a failed fit leaves the last state whole
         ...
@@ -339,6 +402,7 @@ class Estimator:
     _kind: str | None = None
     _requires_y = False
     _allow_nan = False
+    _pairwise: Any = False
 
     # -- parameters
 
@@ -424,6 +488,13 @@ class Estimator:
         size = 0 if X is None else np.inf if isinstance(X.base, np.memmap) else X.nbytes
         return kernels.load(self._device, work, size)
 
+    def _as(self, a, X):
+        """An answer, as an array of X's kind."""
+        if getattr(X, "given", None) is None:
+            return a
+        k = self._kernels(0, X)
+        return k.get(k.put(a), X)
+
     def _remember(self, X, names, fitted):
         """Take on the attributes `fitted` and what X was: in one step, so that Ctrl-C finds all or none."""
         kept = {name: value for name, value in self.__dict__.items() if name != "feature_names_in_"}
@@ -457,12 +528,14 @@ class Estimator:
     # -- what only scikit-learn calls
 
     def __sklearn_tags__(self):
-        from sklearn.utils import InputTags, Tags, TargetTags
+        from sklearn.utils import ClassifierTags, InputTags, RegressorTags, Tags, TargetTags
 
         return Tags(
             estimator_type=self._kind,
             target_tags=TargetTags(required=self._requires_y),
-            input_tags=InputTags(allow_nan=self._allow_nan),
+            input_tags=InputTags(allow_nan=self._allow_nan, pairwise=self._pairwise),
+            classifier_tags=ClassifierTags() if self._kind == "classifier" else None,
+            regressor_tags=RegressorTags() if self._kind == "regressor" else None,
         )
 
     def _get_doc_link(self):  # for estimator_html_repr; an empty link shows no icon

@@ -18,12 +18,14 @@ What an estimator has, to be saved and loaded (and its class a line in `_CLASSES
     _state           the table {attribute: (kind, shape, rule)}, or a static method that makes it of the dict of
                      parameters. A name that ends in "?" may be missing (or None), and is then not set.
         kind         of an array: "f" (float32 or float64, the same for all "f" of a model) or a dtype: "f8", "i8", "?";
-                     of Python's: float, int, bool, str, and with one size a list of them (of str: an object array)
+                     or "labels" (integers, booleans, floats, strings); of Python's: float, int, bool, str, and with one
+                     size a list of them (of str: an object array)
         shape        a tuple of sizes: a number, or a letter that means the same size, at least 1, all over the table;
                      "D" is n_features_in_; "*" is any size, also 0
         rule         None or a name in `_RULES`, which the values obey
     _check_params()  raises ValueError or TypeError when a parameter is not what `fit` wants
     _check_fitted()  raises NotFittedError
+    _check_state()   may be missing; raises ValueError where fitted attributes do not agree
     get_params()     and a constructor that takes what it gives
 
 `n_features_in_` and, where present, `feature_names_in_` are kept without being named in the table.
@@ -51,7 +53,13 @@ from .estimator import warn
 
 _FORMAT = "lvm-1"
 # the only classes a file can name, and where they are
-_CLASSES = {"GaussianMixture": "lvm.mixture", "ProbabilisticPCA": "lvm.ppca"}
+_CLASSES = {
+    "GaussianMixture": "lvm.mixture",
+    "ProbabilisticPCA": "lvm.ppca",
+    "RelevanceVectorClassifier": "lvm.relevance",
+    "RelevanceVectorRegressor": "lvm.relevance",
+    "VariationalLogisticRegression": "lvm.relevance",
+}
 _ONLY_FOR_FIT = ("random_state", "callback", "checkpoint")  # saved as None where a file cannot hold them
 
 _COMMON = {"n_features_in_": (int, (), "positive"), "feature_names_in_?": (str, ("D",), None)}
@@ -155,8 +163,12 @@ def _encode(estimator) -> bytes:
     for name, (kind, _, _) in _table(estimator).items():
         name = name.removesuffix("?")
         value = getattr(estimator, name, None)
-        if isinstance(value, np.ndarray) and isinstance(kind, str):
-            arrays[name] = _plain(value)
+        if isinstance(value, np.ndarray) and value.dtype.kind == "U":
+            fitted[name] = value.tolist()
+        elif isinstance(value, np.ndarray) and isinstance(kind, str):
+            arrays[name] = a = _plain(value)
+            if kind == "labels" and a.dtype.name not in _DTYPES.values():
+                arrays[name] = a.astype(np.float64 if a.dtype.kind == "f" else np.int64)
         elif value is not None:
             fitted[name] = _pack(value.tolist() if kind is str and isinstance(value, np.ndarray) else value, name, {})
     info = {
@@ -192,6 +204,10 @@ def _decode(f: BinaryIO, size: int) -> Any:
         raise _Wrong(f"it holds {_names(twice)} twice")
     for name, value in _check({**arrays, **fitted}, table).items():
         setattr(estimator, name, value)
+    try:
+        getattr(estimator, "_check_state", lambda: None)()
+    except ValueError as e:
+        raise _Wrong(str(e)) from None
     return estimator
 
 
@@ -354,7 +370,12 @@ def _check(values, table):
 
 def _typed(name, value, kind, shape):
     """A value of a kind as (what the estimator has, the same as an array)."""
-    if isinstance(kind, str):
+    if kind == "labels":
+        labels = np.array(value) if isinstance(value, list) and all(type(v) is str for v in value) else value
+        if isinstance(labels, np.ndarray) and labels.dtype.kind in "biufU" and labels.ndim == 1:
+            return labels, labels
+        wanted = "an array of labels"
+    elif isinstance(kind, str):
         allowed = ("float32", "float64") if kind == "f" else (np.dtype(kind).name,)
         if isinstance(value, np.ndarray) and value.dtype.name in allowed:
             return value, value

@@ -5,19 +5,25 @@ or changes matplotlib's settings.
 """
 
 import copy
+from typing import NamedTuple
 
 import numpy as np
 
-from .estimator import NotFittedError, check_array, interop
+from .estimator import NotFittedError, check_array, check_int, interop
 
 __all__ = [
     "COLOURS",
+    "Calibration",
+    "calibration",
     "ellipse",
     "plot_bound",
+    "plot_decision",
     "plot_held_out",
     "plot_images",
     "plot_imputed",
     "plot_mixture",
+    "plot_relevance",
+    "plot_reliability",
     "plot_scores",
     "plot_scree",
     "plot_selection",
@@ -41,6 +47,7 @@ CRITERIA = {  # what it is called, which way is better, and a difference that is
 }
 BARS, DRAWS = 60, 400  # plot_imputed: rows a column that have a bar, and draws that each bar is measured from
 ELLIPSES = 200  # plot_scores: rows that have an ellipse, and plot_held_out: values that have a bar
+GRID = 200  # plot_decision: points along each side at which the model is asked
 RADIUS = np.sqrt(-2 * np.log(1 - 0.68))  # the ellipse at this Mahalanobis distance holds 68 % of a Gaussian
 
 
@@ -125,6 +132,11 @@ def _name_axes(ax, columns, names):
     ax.set_xlabel(labels[0])
     ax.set_ylabel(labels[1])
     return labels
+
+
+def _look(c):
+    """The colour and the marker of class number c."""
+    return COLOURS[c % len(COLOURS)], "os^Dv"[c // len(COLOURS) % 5]
 
 
 def _ellipses(ax, model, columns, colours):
@@ -297,7 +309,7 @@ def plot_scores(model, X, *, labels=None, dimensions=(0, 1), ax=None, max_points
     with_ellipse = np.isin(np.arange(len(Z)), _rows(np.arange(len(Z)), ELLIPSES))
     names, classes = np.unique(labels, return_inverse=True)  # (NaN is a class, too)
     for c, name in enumerate(names):
-        colour, marker = COLOURS[c % len(COLOURS)], "os^Dv"[c // len(COLOURS) % 5]
+        colour, marker = _look(c)
         of_class = classes == c
         for kind, face, edge in (~gaps, 0.08, 0), (gaps, 0.04, 0.6):
             curves = [ellipse(Z[n], C[n], RADIUS, 50) for n in np.flatnonzero(of_class & kind & with_ellipse)]
@@ -317,15 +329,15 @@ def plot_scores(model, X, *, labels=None, dimensions=(0, 1), ax=None, max_points
     return ax
 
 
-def _below(ax):
-    """New Axes in the lower part of the room of `ax`, with its horizontal scale."""
+def _below(ax, ratio=(4, 3)):
+    """New Axes in the lower part of the room of `ax`, with its horizontal scale; `ratio` of the heights."""
     from matplotlib.gridspec import GridSpec
 
     place = ax.get_subplotspec()
     if place is None:  # (of figure.add_axes)
         left, bottom, right, top = ax.get_position().extents
         place = GridSpec(1, 1, ax.figure, left=left, bottom=bottom, right=right, top=top)[0]
-    above, below = place.subgridspec(2, 1, height_ratios=[4, 3])
+    above, below = place.subgridspec(2, 1, height_ratios=ratio)
     ax.set_subplotspec(above)
     return ax.figure.add_subplot(below, sharex=ax)
 
@@ -445,6 +457,255 @@ def plot_held_out(model, X, gaps, *, ax=None, max_points: int = 5000):
     legend = ax.legend(title="bar: one standard deviation", fontsize="small", title_fontsize="small")
     for handle in legend.legend_handles:
         handle.set_alpha(1)
+    return ax
+
+
+def _codes(y, classes, n):
+    """The number of each row's class among `classes`, for labels y (n,)."""
+    y, classes = np.asarray(y), np.asarray(classes)
+    if y.shape != (n,):
+        raise ValueError(f"y must be one label for each of the {n} rows, got shape {y.shape}.")
+    unknown = np.setdiff1d(y, classes)
+    if len(unknown):
+        raise ValueError(f"y has labels {unknown.tolist()[:5]} that are not among the classes {classes.tolist()[:20]}.")
+    return (y[:, None] == classes).argmax(axis=1)
+
+
+def _like(X, rows):
+    """rows (N,D) as X is: a frame of the same columns, or an array."""
+    return type(X)(dict(zip(X.columns, rows.T))) if hasattr(X, "columns") else rows
+
+
+def plot_decision(model, X, y, *, ax=None, max_points: int = 5000):
+    """What a classifier of two columns says everywhere, and the rows of X (N,2) in the colours of their classes y (N,).
+
+    model: a fitted classifier with `classes_` and `predict_proba`, `lvm.RelevanceVectorClassifier` for instance, or one
+    of scikit-learn's, or a pipeline. X may be an array or a frame, other rows than those of the fit, too.
+    The ground has the colour of the most probable class, the paler the less sure: white where all are as probable.
+    Solid lines are borders between the classes; a class has probability 0.75 on its dashed lines, so that of two
+    classes the lines are those of 0.25, 0.5 and 0.75. Rings are the model's `relevance_vectors_`, where it has them.
+    Of more than 7 classes each has its name where it is surest, since colours come twice.
+    max_points: of more rows, a fixed random choice is drawn; the legend counts all.
+
+    Raises ImportError without matplotlib, ValueError where X has not two columns or y not a known class for each row,
+    NotFittedError (from the model) before a fit.
+
+    >>> import lvm
+    >>> X, y = lvm.datasets.load_iris(return_y=True)
+    >>> model = lvm.RelevanceVectorClassifier(random_state=0).fit(X[:, 2:], y)
+    >>> ax = lvm.plotting.plot_decision(model, X[:, 2:], y)    # doctest: +SKIP
+    """
+    points = check_array(X, "plot_decision", 1, False)
+    if points.shape[1] != 2:
+        raise ValueError(f"The picture shows two columns, and X has {points.shape[1]}. Try a model of two of them.")
+    model.predict_proba(_rows(X, 1))  # fails before a fit
+    codes = _codes(y, model.classes_, len(points))
+    vectors = np.asarray(getattr(model, "relevance_vectors_", np.empty((0, 2))))
+    ax = _axes(ax)
+    from matplotlib.colors import to_rgb
+
+    seen = np.concatenate([points, vectors])
+    low, high = seen.min(axis=0), seen.max(axis=0)
+    room = np.where(high > low, 0.08 * (high - low), 1.0)
+    sides = np.linspace(low - room, high + room, GRID).T
+    grid = np.stack(np.meshgrid(*sides), axis=-1)
+    names = _names(model)
+    P = np.asarray(model.predict_proba(_like(X, grid.reshape(-1, 2)))).reshape(GRID, GRID, -1)
+    K = P.shape[2]
+    top, sure = P.argmax(axis=2), (P.max(axis=2, keepdims=True) - 1 / K) / (1 - 1 / K)
+    colours = np.array([to_rgb(_look(k)[0]) for k in range(K)])
+    extent = sides[:, [0, -1]].ravel()
+    ax.imshow(1 - 0.45 * sure * (1 - colours[top]), origin="lower", extent=extent, aspect="auto", zorder=0)
+    lines = {"colors": "#444444", "linewidths": 0.9, "zorder": 1}
+    for k in range(K):
+        lead = P[:, :, k] - np.delete(P, k, axis=2).max(axis=2)
+        if k < K - 1 and lead.min() < 0 < lead.max():  # the last class's borders are those of the others
+            ax.contour(*sides, lead, [0], linestyles="-", **lines)
+        if P[:, :, k].min() < 0.75 < P[:, :, k].max():
+            ax.contour(*sides, P[:, :, k], [0.75], linestyles="--", **lines)
+        if len(COLOURS) < K and (top == k).any():  # colours come twice
+            middle = slice(GRID // 20, -GRID // 20)  # no text at the edge
+            at = grid[middle, middle].reshape(-1, 2)[P[middle, middle, k].argmax()]
+            box = {"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": colours[k]}
+            style = {"ha": "center", "va": "center", "fontsize": "small", "bbox": box, "zorder": 4, "clip_on": True}
+            ax.text(*at, str(model.classes_[k]), **style)
+
+    drawn = _rows(np.arange(len(points)), max_points)
+    for k, name in enumerate(model.classes_):
+        colour, marker = _look(k)
+        dot = {"c": colour, "marker": marker, "s": 14, "edgecolors": "white", "linewidths": 0.4, "zorder": 2}
+        ax.scatter(*points[drawn[codes[drawn] == k]].T, label=f"{name} ({(codes == k).sum()})", **dot)
+    if len(vectors):
+        ring = {**RING, "markersize": 9, "zorder": 3}
+        ax.plot(*vectors.T, label=f"relevance vectors ({len(vectors)})", **ring)
+    if P.max() > 0.75:
+        ax.plot([], [], "--", color="#444444", linewidth=0.9, label="probability 0.75")
+    _name_axes(ax, [0, 1], names)
+    ax.legend(fontsize="small", loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, frameon=False)
+    return ax
+
+
+def plot_relevance(model, X=None, *, names=None, ax=None, max_bars: int = 30):
+    """Mean of each weight of a sparse model with a bar of one posterior standard deviation, the largest weights on top.
+
+    model: a fitted `VariationalLogisticRegression`, of which the weights are those of the columns of X, or a relevance
+    vector machine: those of the rows of X that are its relevance vectors. Weights of the logit, per unit of the column.
+    X (N,D), array or frame: with it the weights of a `VariationalLogisticRegression` are those per standard deviation
+    of each column, which compare whatever the units.
+    names: of the D columns, by default those of the frame that the model was fitted to; of a machine, of its vectors.
+    A pruned weight, whose best prior variance is 0, is a grey cross at 0, and its name is grey. Of more than two
+    classes each has its colour. Of more than `max_bars` columns the rest is counted below.
+
+    Raises ImportError without matplotlib, ValueError for names or X that do not fit, NotFittedError before a fit.
+
+    >>> import lvm
+    >>> X, y = lvm.datasets.load_iris(return_y=True)
+    >>> model = lvm.VariationalLogisticRegression().fit(X, y)
+    >>> ax = lvm.plotting.plot_relevance(model, X, names=lvm.datasets.IRIS_COLUMNS)     # doctest: +SKIP
+    """
+    if getattr(model, "relevance_", None) is None:
+        raise interop(NotFittedError)(
+            f"plot_relevance needs a fitted model that has relevance_, got {type(model).__name__}. "
+            "Call fit(X, y) first."
+        )
+    mean, which = np.atleast_2d(model.coef_).astype(float), np.asarray(model.relevance_)
+    C, of_columns = len(mean), hasattr(model, "mean_")
+    S = np.reshape(model.covariance_, (C, len(which) + 1, -1)).astype(float)
+    variance = (S[:, :, 0] if S.shape[2] == 1 else np.diagonal(S, axis1=1, axis2=2))[:, :-1]
+    if of_columns:
+        sd, known = np.zeros(mean.shape), _names(model) or [f"column {i}" for i in range(mean.shape[1])]
+        sd[:, which] = np.sqrt(variance)
+    else:
+        sd, known = np.sqrt(variance), [f"row {i}" for i in which]
+    kept = (mean != 0) | (sd > 0)
+    relevant = kept.any(axis=0)
+    names = known if names is None else list(names)
+    if len(names) != len(known):
+        raise ValueError(f"names must be {len(known)}, one for each weight, got {len(names)}.")
+    if X is not None:
+        if not of_columns:
+            raise ValueError(f"X is for models of its columns: the weights of {type(model).__name__} have no unit.")
+        spread = check_array(X, "plot_relevance", 1, False).std(axis=0)
+        if len(spread) != len(known):
+            raise ValueError(f"X must have the {len(known)} columns of the fit, got {len(spread)}.")
+        mean, sd = mean * spread, sd * spread
+    ax = _axes(ax)
+
+    order = np.lexsort([-abs(mean).max(axis=0), ~relevant])
+    shown, rest = order[:max_bars], order[max_bars:]
+    place, height = np.arange(len(shown)), 0.8 / C
+    classes = getattr(model, "classes_", np.empty(0))
+    for c in range(C):
+        at, colour = place + (c - (C - 1) / 2) * height, COLOURS[c % len(COLOURS)]
+        k = kept[c, shown]
+        bar = {"height": 0.9 * height, "color": colour, "alpha": 0.7, "label": str(classes[c]) if C > 1 else None}
+        line = {"elinewidth": 1, "ecolor": "black", "capsize": min(3, 8 / C)}
+        ax.barh(at[k], mean[c, shown][k], xerr=sd[c, shown][k], error_kw=line, **bar)
+        ax.plot(np.zeros((~k).sum()), at[~k], "x", color="#999999", markersize=min(5, 12 / C))
+    ax.axvline(0, color="#444444", linewidth=0.8)
+    ax.set_yticks(place, [str(names[i]) for i in shown])
+    for label, i in zip(ax.get_yticklabels(), shown):
+        label.set_color("black" if relevant[i] else "#999999")
+    ax.set_ylim(len(shown) - 0.4, -0.6)
+    unit = " per standard deviation of the column" if X is not None else " per unit of the column" if of_columns else ""
+    ax.set_xlabel(f"weight{unit}\n(bar: one posterior standard deviation)")
+    told = f"{relevant.sum()} relevant, {(~relevant).sum()} pruned" if of_columns else f"{len(which)} relevance vectors"
+    ax.set_title(told + (f" ({len(rest)} not shown)" if len(rest) else ""), fontsize="medium")
+    if C > 1:
+        ax.legend(title="class, against the rest", fontsize="small", title_fontsize="small")
+    return ax
+
+
+class Calibration(NamedTuple):
+    """What `calibration` gives: three arrays (n_bins,), of which two are NaN where a bin is empty, and two numbers."""
+
+    counts: np.ndarray
+    confidences: np.ndarray
+    frequencies: np.ndarray
+    ece: float
+    brier: float
+
+
+def calibration(probabilities, y, *, classes=None, n_bins: int = 10) -> Calibration:
+    """How well probabilities (N,K), the columns in the order of `classes`, fit the labels y (N,) that came true.
+
+    Of two classes p_n is the probability of the second, and o_n whether y_n is that; of more p_n is that of the most
+    probable class, and o_n whether y_n is that. In bins B_b of equal width of p, from 0 to 1, with n_b rows:
+        counts n_b;  confidences: mean of p_n, n in B_b;  frequencies: mean of o_n, n in B_b;
+        ece = sum_b n_b/N |frequencies_b - confidences_b|, expected calibration error (Naeini et al. 2015 for two
+        classes, Guo et al. 2017 for more);
+        brier = mean_n sum_k (P_nk - [y_n = k])² (Brier 1950), halved for two classes: then it is mean_n (p_n - o_n)².
+    Lower is better for both; use rows that the model was not fitted to. The ece of few rows is too high even for the
+    right probabilities.
+    classes: K labels, by default the sorted ones in y.
+
+    Raises ValueError for what are no probabilities, and labels that do not fit.
+
+    >>> from lvm.plotting import calibration
+    >>> found = calibration([[0.9, 0.1], [0.6, 0.4], [0.2, 0.8]], ["no", "no", "yes"], n_bins=2)
+    >>> found.counts.tolist(), round(found.ece, 12), round(found.brier, 12)
+    ([2, 1], 0.233333333333, 0.07)
+    """
+    check_int("n_bins", n_bins, 1, who="calibration")
+    P = check_array(probabilities, "calibration", 1, False).astype(float)
+    N, K = P.shape
+    if K < 2 or P.min() < 0 or abs(P.sum(axis=1) - 1).max() > 1e-3:
+        raise ValueError("probabilities must be (N,K), 0 or more, with rows that sum to 1. Try model.predict_proba(X).")
+    classes = np.unique(np.asarray(y)) if classes is None else np.asarray(classes)
+    if len(classes) != K:
+        raise ValueError(f"probabilities are of {K} classes, got {len(classes)}. Try classes=model.classes_.")
+    codes = _codes(y, classes, N)
+    best = P.argmax(axis=1) if K > 2 else np.ones(N, int)
+    p, came_true = P[np.arange(N), best], codes == best
+    b = np.minimum((p * n_bins).astype(int), n_bins - 1)
+    counts = np.bincount(b, minlength=n_bins)
+    sums = [np.bincount(b, a, n_bins) for a in (p, came_true)]
+    confidences, frequencies = (np.where(counts > 0, s / np.maximum(counts, 1), np.nan) for s in sums)
+    ece = abs(sums[0] - sums[1]).sum() / N
+    brier = ((P - np.eye(K)[codes]) ** 2).sum(axis=1).mean() / (2 if K == 2 else 1)
+    return Calibration(counts, confidences, frequencies, float(ece), float(brier))
+
+
+def plot_reliability(probabilities, y, *, classes=None, n_bins: int = 10, ax=None):
+    """How often what was predicted with a probability came true, bin by bin, and below how many rows each bin has.
+
+    probabilities (N,K), of `predict_proba` for instance, y (N,) and the others: see `calibration`, which also says how
+    the title's ECE and Brier score are computed. Dots on the dashed line are right; below it the model was too sure of
+    the class, above it not sure enough. Grey bars on the line have two thirds of the dots of probabilities that are
+    right: one standard deviation of the frequency to each side (Bröcker & Smith 2007). The histogram is in new Axes
+    below, which take room from `ax`.
+
+    Raises ImportError without matplotlib, and as `calibration`.
+
+    >>> import lvm
+    >>> X, y = lvm.datasets.load_iris(return_y=True)
+    >>> model = lvm.VariationalLogisticRegression().fit(X[::2], y[::2])
+    >>> ax = lvm.plotting.plot_reliability(model.predict_proba(X[1::2]), y[1::2])       # doctest: +SKIP
+    """
+    found = calibration(probabilities, y, classes=classes, n_bins=n_bins)
+    ax = _axes(ax)
+    classes = np.unique(np.asarray(y)) if classes is None else np.asarray(classes)
+    seen = found.counts > 0
+    p, n = found.confidences[seen], found.counts[seen]
+    deviation = np.sqrt(p * (1 - p) / n)
+    ax.plot([0, 1], [0, 1], "--", color="#444444", linewidth=0.8, label="equal")
+    ends = (p - deviation).clip(0), (p + deviation).clip(max=1)
+    ax.vlines(p, *ends, colors="#bbbbbb", linewidth=6, label="one standard deviation")
+    ax.plot(p, found.frequencies[seen], "o-", color=COLOURS[0], markersize=5, linewidth=1)
+    ax.set(xlim=(-0.02, 1.02), ylim=(-0.05, 1.05))
+    ax.set_title(f"ECE {found.ece:.3f}, Brier score {found.brier:.3f}, {found.counts.sum()} rows", fontsize="medium")
+    below = _below(ax, (3, 1))
+    edges = np.linspace(0, 1, n_bins + 1)
+    below.bar(edges[:-1], found.counts, 1 / n_bins, align="edge", color=COLOURS[0], edgecolor="white", alpha=0.7)
+    if len(classes) == 2:
+        ax.set_ylabel(f"frequency of {classes[1]}")
+        below.set_xlabel(f"probability of {classes[1]}")
+    else:
+        ax.set_ylabel("part of them that is right")
+        below.set_xlabel("probability of the most probable class")
+    below.set_ylabel("rows")
+    ax.tick_params(labelbottom=False)
+    ax.legend(fontsize="small", frameon=False)
     return ax
 
 

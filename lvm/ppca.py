@@ -528,13 +528,6 @@ class ProbabilisticPCA(Transformer):
         k = self._kernels(len(X) * D * d, X)
         return Rows(k, k.put(X), X, np.empty(0) if w is None else w, has_gaps(X))
 
-    def _as(self, a, X):
-        """An answer, as an array of X's kind."""
-        if getattr(X, "given", None) is None:
-            return a
-        k = self._kernels(0, X)
-        return k.get(k.put(a), X)
-
     def _means(self, rows):
         Z = rows.answer((self.n_components_,), lambda b: rows.k.get(b.Z)[:, :-1], self._params())
         if not np.isfinite(Z).all():

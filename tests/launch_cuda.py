@@ -19,12 +19,20 @@ sys.path[:0] = [str(Path(__file__).parents[1])]
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 
-from lvm import GaussianMixture, ProbabilisticPCA, kernels  # noqa: E402
+from lvm import (  # noqa: E402
+    GaussianMixture,
+    ProbabilisticPCA,
+    RelevanceVectorClassifier,
+    RelevanceVectorRegressor,
+    VariationalLogisticRegression,
+    kernels,
+)
 from lvm.kernels.cuda import api  # noqa: E402
 from lvm.kernels.cuda.api import cuda  # noqa: E402
+from lvm.objectives import relevance  # noqa: E402
 
 DRIVER = ctypes.CDLL("libcuda.so.1")
-FAMILIES = "adam", "linear", "mixture", "ppca", "random"
+FAMILIES = "adam", "linear", "logistic", "mixture", "ppca", "random", "relevance"
 host, device = kernels.load("cpu"), kernels.load("cuda")
 _depth = 0
 
@@ -70,7 +78,7 @@ def install():
                 isinstance(g, types.FunctionType)
                 and g.__module__ == ours.__name__
                 and name[0] != "_"
-                and name != "gaps"
+                and name not in ("gaps", "memory")  # which give what is on the device
             ):
                 setattr(ours, name, both(g, f))
     launch = api.Kernel.__call__
@@ -148,6 +156,51 @@ def linear_gaussian(T):
         same(new("cpu").fit_transform(X), new("cuda").fit_transform(there).copy_to_host())
     finally:
         host.ppca.ROOM, device.ppca.ROOM = rooms
+
+
+def sparse(T):
+    """Fits by Newton in blocks of rows, with all columns as candidates and with some, and by Adam, in batches and by a
+    recorded step; all kinds of basis functions; and their answers, on data of the host and of the device."""
+    rng, changed = np.random.default_rng(0), pytest.MonkeyPatch()
+    X = rng.normal(size=(800, 70)).astype(T)
+    y, w = (X[:, 0] + rng.normal(size=800) > 0).astype(int), np.arange(800.0) % 4
+    few = {"max_iter": 3, "tol": 0, "random_state": 0}
+    adam = {"covariance": "diag", "solver": "adam", "max_epochs": 2}
+    changed.setattr(host.relevance, "RUN", device.relevance.RUN)
+    for module, name, value in (
+        (host.relevance, "ROOM", 0),  # 512 rows at a time, of 600 with weight
+        (device.relevance, "ROOM", 0),
+        (relevance, "KEPT", 0),
+        (relevance, "MANY", 64),
+    ):
+        changed.setattr(module, name, value)
+
+    def check(kind, A, targets, **more):
+        a, b = (kind(device=d, **few, **more).fit(A, targets, sample_weight=w[: len(A)]) for d in ("cpu", "cuda"))
+        there = cuda.to_device(A)
+        c = kind(device="cuda", **few, **more).fit(there, targets, sample_weight=w[: len(A)])
+        for name in "coef_", "intercept_", "alpha_", "covariance_", "relevance_", "lower_bounds_":
+            same(getattr(a, name), getattr(b, name))
+            same(getattr(a, name), getattr(c, name))
+        answer = lambda m, rows: (
+            m.predict(rows, return_std=True)[1] if kind is RelevanceVectorRegressor else m.predict_proba(rows)
+        )
+        same(answer(a, A), answer(b, A))
+        same(answer(a, A), answer(c, there).copy_to_host())
+
+    try:
+        for more in {}, {"covariance": "diag"}, {"prior": "gaussian", "fit_intercept": False}:
+            check(VariationalLogisticRegression, X, y, **more)
+        # by the third step a recorded one is replayed, which computes nothing here
+        for more in {"batch_size": 256}, {"early_stopping": True}, {"expectation": "monte_carlo", "prior": "gaussian"}:
+            check(VariationalLogisticRegression, X, y, **adam, **more)
+        kernel = lambda A, B: (A @ B.T).astype(float)
+        for more in {"gamma": 0.1}, {"kernel": "poly", "gamma": 0.1, "n_centres": 9}, {"kernel": kernel}:
+            check(RelevanceVectorClassifier, X[:130], np.arange(130) % 3, **more)
+            check(RelevanceVectorRegressor, X[:130], X[:130, 0].astype(float), **more)
+        check(RelevanceVectorClassifier, kernel(X[:99], X[:99]).astype(T), y[:99], kernel="precomputed")
+    finally:
+        changed.undo()
 
 
 def small_families(T):
@@ -256,6 +309,8 @@ CHECKS = {
     "spherical, gaps": lambda: fits("spherical", np.float64, True, 2**28),
     "linear Gaussian, float32": lambda: linear_gaussian(np.float32),
     "linear Gaussian, float64": lambda: linear_gaussian(np.float64),
+    "sparse Bayes, float32": lambda: sparse(np.float32),
+    "sparse Bayes, float64": lambda: sparse(np.float64),
     "small families, float32": lambda: small_families(np.float32),
     "small families, float64": lambda: small_families(np.float64),
     "a recorded step": recorded_step,

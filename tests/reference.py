@@ -4,7 +4,7 @@ Shapes and letters as in lvm.kernels: N rows, D columns, K components, X (N,D), 
 """
 
 import numpy as np
-from scipy.special import logsumexp
+from scipy.special import expit, logsumexp
 
 
 # ------------------------------------------------------------------------------------------------ Gaussian mixtures
@@ -311,3 +311,69 @@ def ppca_exact(X, w, d):
     v, U = np.linalg.eigh(S)
     sigma2 = v[: len(v) - d].mean()
     return (U * np.sqrt(np.maximum(v - sigma2, 0)))[:, len(v) - d :], mu, np.full(len(mu), sigma2)
+
+
+# --------------------------------------------------------------------------------------------- sparse Bayesian models
+def logistic_mean(m, v):
+    """E log sigmoid(u) over u ~ N(m, v), on a fine grid: (B,). It takes complex m and v, for derivatives."""
+    e = np.linspace(-12, 12, 1601)
+    p = np.exp(-0.5 * e**2)
+    u = m[:, None] + np.sqrt(v)[:, None] * e
+    up = u.real > 0
+    return (np.where(up, 0, u) - np.log1p(np.exp(np.where(up, -u, u)))) @ (p / p.sum())
+
+
+def logistic_slopes(m, v):
+    """g = E sigmoid(-u) and lambda = E sigmoid(u) sigmoid(-u) over u ~ N(m, v), on the same grid."""
+    e = np.linspace(-12, 12, 1601)
+    p = np.exp(-0.5 * e**2)
+    s = expit(-(m[:, None] + np.sqrt(v)[:, None] * e))
+    return s @ (p / p.sum()), (s * (1 - s)) @ (p / p.sum())
+
+
+def relevance_bound(Phi, y, w, mu, C, alpha):
+    """sum w E_q log sigmoid(y w'phi) - KL(q || N(0, diag alpha)), q = N(mu, CC'), C (D,D) lower triangular."""
+    F = logistic_mean(y * (Phi @ mu), ((Phi @ C) ** 2).sum(1))
+    log_det = 2 * np.log(np.diag(C)).sum()
+    KL = 0.5 * (np.log(alpha).sum() - log_det - len(mu) + ((mu**2 + (C**2).sum(1)) / alpha).sum())
+    return w @ F - KL
+
+
+def relevance_gradients(Phi, y, w, mu, C, alpha):
+    """Of that bound in mu (D,), in C (D,D, lower triangle) and in alpha (D,)."""
+    g, l = logistic_slopes(y * (Phi @ mu), ((Phi @ C) ** 2).sum(1))
+    H = (Phi * (w * l)[:, None]).T @ Phi
+    in_root = np.tril(np.diag(1 / np.diag(C)) - (H + np.diag(1 / alpha)) @ C)
+    square = mu**2 + (C**2).sum(1)
+    return Phi.T @ (w * y * g) - mu / alpha, in_root, 0.5 * (square / alpha - 1) / alpha
+
+
+def relevance_evidence(Phi, y, w, alpha, mu, C):
+    """log of the integral of prod sigmoid(y w'phi)^w N(w | 0, diag alpha) over w (2,): the trapezoid rule on a grid about
+    N(mu, CC')."""
+    t = np.linspace(-16, 16, 401)
+    at = mu + np.stack(np.meshgrid(t, t), -1).reshape(-1, 2) @ C.T
+    log_p = -np.logaddexp(0, -(at @ Phi.T) * y) @ w - 0.5 * (at**2 / alpha).sum(1) - 0.5 * np.log(alpha).sum()
+    return logsumexp(log_p) + np.log((t[1] - t[0]) ** 2 * np.linalg.det(C) / (2 * np.pi))
+
+
+def ard_evidence(H, h, alpha):
+    """log of the integral of exp(h'w - w'Hw/2) N(w | 0, diag alpha): weights whose alpha is 0 are left out."""
+    a = alpha > 0
+    P = H[np.ix_(a, a)] + np.diag(1 / alpha[a])
+    return 0.5 * (h[a] @ np.linalg.solve(P, h[a]) - np.linalg.slogdet(P)[1] - np.log(alpha[a]).sum())
+
+
+def ard_diagonal_bound(H, h, mu, alpha):
+    """E_q[h'w - w'Hw/2] - KL for the best q = N(mu, diag S) of this mean: S = 1/(H_ii + 1/alpha)."""
+    a = alpha > 0
+    S = 1 / (np.diag(H)[a] + 1 / alpha[a])
+    KL = 0.5 * (np.log(alpha[a] / S).sum() - a.sum() + ((mu[a] ** 2 + S) / alpha[a]).sum())
+    return h @ mu - 0.5 * mu @ H @ mu - 0.5 * np.diag(H)[a] @ S - KL
+
+
+def basis(X, C, gamma, gaussian, shift, degree):
+    """exp(-gamma |x - c|²) or (gamma x'c + shift)^degree for rows x of X and c of C: (N,M)."""
+    if gaussian:
+        return np.exp(-gamma * ((X[:, None] - C) ** 2).sum(2))
+    return (gamma * X @ C.T + shift) ** degree

@@ -3,10 +3,12 @@
 import mpmath
 import numpy as np
 import pytest
+from conftest import GPU
 
 import lvm
 from lvm import kernels
 from lvm.kernels.cpu import adam as cpu_adam
+from lvm.kernels.cuda import adam as cuda_adam
 from lvm.kernels.shared.adam import one_less_power
 
 T_ = pytest.mark.parametrize("T", [np.float32, np.float64])
@@ -146,3 +148,169 @@ def test_what_does_not_fit_is_refused(device, order):
     whole = k.put(np.ones(4, np.int64))
     with pytest.raises(TypeError, match="takes float32 or float64 arrays, got int64"):
         k.adam.adam(whole, whole, whole, whole, step, 1, 0.9, 0.99, 0)
+
+
+# ------------------------------------------------------------------------------------------------ the guarded step
+RATE = {"rate": 0.1, "period": 0, "clip": np.inf} | SETTINGS
+BOTH = pytest.mark.parametrize("device", ["cpu", "cuda"])
+
+
+class Guarded:
+    """theta, g, m, v and what a guarded step keeps, on a kernel set; the numbers in NumPy."""
+
+    def __init__(self, device, T, n, seed=0):
+        self.k = kernels.load(device)
+        theta, g, m, v = start(T, n, seed)
+        self.vectors = [self.k.put(x.copy()) for x in (theta, g, 0 * m, 0 * v)]
+        self.memory = self.k.adam.memory(T)
+
+    def step(self, g=None, **changed):
+        """theta, m, v after one more step."""
+        if g is not None:
+            self.k.adam.assign(self.vectors[1], g)
+        self.k.adam.descend(*self.vectors, *self.memory, **(RATE | changed))
+        return [np.array(self.k.get(self.vectors[i])) for i in (0, 2, 3)]
+
+    def counters(self):
+        return self.k.get(self.memory[0]).tolist()
+
+    def shrunk(self):
+        return self.k.get(self.memory[1])[0]
+
+
+@T_
+def test_a_guarded_step_of_a_good_gradient_is_adams_to_the_bit(T):
+    n = cpu_adam.BLOCK + 9
+    guarded, (theta, g, _, _) = Guarded("cpu", T, n), start(T, n)
+    m, v, step = np.zeros(n, T), np.zeros(n, T), np.zeros(1, np.int64)
+    for t in range(1, 4):
+        found = guarded.step()
+        cpu_adam.adam(theta, g, m, v, step, 0.1, **SETTINGS)
+        cpu_adam.tick(step)
+        for got, want in zip(found, (theta, m, v)):
+            np.testing.assert_array_equal(got, want)
+        assert guarded.counters() == [t, t, 0, 0]
+
+
+@T_
+def test_guarded_twins_agree_to_rounding(order, T):
+    eps = np.finfo(T).eps
+    for n in (0, 1, 255, 600):
+        runs = [Guarded(device, T, n) for device in ("cuda", "cpu")]
+        norm = np.sqrt(np.sum(start(T, n)[1] ** 2))
+        for changed in ({}, {"clip": 0.5 * norm}, {"period": 7}):
+            for got, want in zip(*(run.step(**changed) for run in runs)):
+                assert got.dtype == T
+                np.testing.assert_allclose(got, want, rtol=16 * eps, atol=16 * eps)
+        assert runs[0].counters() == runs[1].counters()
+
+
+@BOTH
+@T_
+def test_a_long_gradient_is_shortened_and_a_short_one_is_not(device, T, order):
+    _, g, _, _ = start(T, 300)
+    norm = np.linalg.norm(g.astype(float))
+    for clip, scale in ((norm / 4, 0.25), (norm * 1.01, 1), (np.inf, 1)):
+        _, m, v = Guarded(device, T, 300).step(clip=clip)
+        np.testing.assert_allclose(m, 0.1 * scale * g, rtol=1e-5)
+        np.testing.assert_allclose(v, 0.001 * (scale * g) ** 2, rtol=1e-4)
+
+
+def test_all_of_a_gradient_counts_where_it_has_more_elements_than_the_grid(order, monkeypatch):
+    """With two blocks for the norm; on a device their number is compiled in."""
+    n = 5 * cuda_adam.THREADS + 3
+    if GPU:
+        n = (cuda_adam.N_PARTS + 1) * cuda_adam.THREADS
+    else:
+        monkeypatch.setattr(cuda_adam, "N_PARTS", 2)
+    g = start(np.float64, n)[1]
+    for i in (0, n // 2, n - 1):  # one element has nearly all of the norm
+        long = g.copy()
+        long[i] = 1e6
+        _, m, _ = Guarded("cuda", np.float64, n).step(long, clip=1.0)
+        np.testing.assert_allclose(m, 0.1 * long / np.linalg.norm(long), rtol=1e-12)
+
+
+def test_threads_do_not_change_a_bit_of_a_clipped_step():
+    results, n = [], 2 * cpu_adam.SQUARES + 77
+    try:
+        for threads in (1, 3):
+            lvm.set_num_threads(threads)
+            results.append(Guarded("cpu", np.float32, n).step(clip=1.0))
+    finally:
+        lvm.set_num_threads(None)
+    np.testing.assert_array_equal(*results)
+    g = start(np.float32, n)[1].astype(float)
+    np.testing.assert_allclose(results[0][1], 0.1 * g / np.linalg.norm(g), rtol=2e-5)
+
+
+@BOTH
+@pytest.mark.parametrize(("T", "bad"), [(np.float32, 1e20), (np.float32, np.nan), (np.float64, -np.inf)])
+def test_a_bad_step_goes_back_half_of_the_way_and_halves_the_rate(device, T, bad, order):
+    """And the next goes back half of the rest. 1e20 is finite, and its square is not."""
+    run = Guarded(device, T, 300)
+    good = start(T, 300)[1]
+    poisoned = good.copy()
+    poisoned[211] = bad
+    a, _, _ = run.step()
+    b, m, v = run.step(start(T, 300, 1)[1])
+    for n in (1, 2, 3):
+        now, *moments = run.step(poisoned)
+        np.testing.assert_allclose(now, a + (b - a) / 2**n, rtol=1e-5, atol=1e-6)
+        np.testing.assert_array_equal(moments, [m, v])
+        assert run.counters() == [2 + n, 2, n, n]
+        assert run.shrunk() == 0.5**n
+    after, *moments = run.step(good)
+    want = slow(now, good, m, v, 3, 0.1 / 8, **SETTINGS)
+    for got, exact in zip((after, *moments), want):
+        np.testing.assert_allclose(got, exact, rtol=1e-5, atol=1e-6)
+    assert run.counters() == [6, 3, 0, 3]
+
+
+@BOTH
+def test_a_first_step_that_is_bad_moves_nothing(device, order):
+    run = Guarded(device, np.float64, 5)
+    theta, m, v = run.step(np.full(5, np.nan), epsilon=0.1)
+    np.testing.assert_array_equal(theta, start(np.float64, 5)[0])
+    assert not m.any()
+    assert not v.any()
+    assert run.counters() == [1, 0, 1, 1]
+
+
+@BOTH
+@T_
+def test_the_rate_falls_along_a_cosine_and_stays_at_zero(device, T, order):
+    """beta1 = beta2 = 0: a step is rate times the sign of g."""
+    run, period = Guarded(device, T, 3), 4
+    before = run.k.get(run.vectors[0]).copy()
+    for t in range(6):
+        after, _, _ = run.step(np.ones(3, T), period=period, beta1=0, beta2=0)
+        rate = 0.1 * (1 + np.cos(np.pi * min(t / period, 1))) / 2
+        np.testing.assert_allclose(before - after, rate, rtol=1e-5, atol=4 * np.finfo(T).eps)
+        before = after
+
+
+@BOTH
+def test_what_does_not_fit_a_guarded_step_is_refused(device, order):
+    run = Guarded(device, np.float32, 4)
+    counters, control = run.memory
+    run.memory = counters[:1], control
+    with pytest.raises(ValueError, match=r"counters must be an int64 array \(4,\), got int64 \(1,\)\."):
+        run.step()
+    run.memory = counters, run.k.put(np.zeros(3, np.float32))
+    with pytest.raises(ValueError, match=r"control must be an array \(134,\) of float32, got float32 \(3,\)\."):
+        run.step()
+    run.memory, run.vectors[1] = (counters, control), run.k.put(np.ones(3, np.float32))
+    with pytest.raises(ValueError, match=r"g must be a flat vector as long as theta, 4, got \(3,\)\."):
+        run.step()
+
+
+@BOTH
+def test_assigned_values_are_seen_through_views(device, order):
+    k = kernels.load(device)
+    x = k.put(np.zeros(6, np.float32))
+    view = x[2:4]
+    k.adam.assign(x, np.arange(6))
+    assert k.get(view).tolist() == [2, 3]
+    k.adam.assign(view, np.array([7, 8]))
+    assert k.get(x).tolist() == [0, 1, 7, 8, 4, 5]

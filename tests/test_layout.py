@@ -46,7 +46,8 @@ ARROWS = {
     "lvm.__main__": ("lvm", "numpy scipy tqdm matplotlib llvmlite"),
     "lvm.datasets": ("", "numpy"),
     "lvm.estimator": ("lvm.__version__ lvm.kernels lvm.modelfile", "numpy sklearn pandas polars"),
-    "lvm.fit": ("lvm.estimator lvm.parameters", "numpy tqdm"),
+    "lvm.checkpoint": ("lvm.__version__ lvm.modelfile", "numpy safetensors"),
+    "lvm.fit": ("lvm.estimator lvm.parameters lvm.checkpoint", "numpy tqdm"),
     "lvm.modelfile": ("lvm.__version__ lvm.estimator", "numpy safetensors"),
     "lvm.parameters": ("", "numpy"),
     "lvm.plotting": ("lvm.estimator", "numpy matplotlib"),
@@ -211,7 +212,7 @@ def face(tree):
     return {f.name: [a.arg for a in ast.walk(f.args) if isinstance(a, ast.arg)] for f in functions}
 
 
-ALONE = {"cpu": {"lanes"}, "cuda": {"api", "cublas"}}  # what serves one kernel set; all else comes in twins
+ALONE = {"cpu": {"ard", "lanes"}, "cuda": {"api", "cublas"}}  # what serves one kernel set; all else comes in twins
 
 
 def test_twins_have_one_face():

@@ -81,6 +81,41 @@ def test_a_model_without_a_reference_says_so(tmp_path, capsys):
     assert capsys.readouterr().out.splitlines()[1].endswith("none known")
 
 
+@pytest.mark.parametrize(("least", "met"), [(0.97, "yes"), (0.98, "yes"), (0.99, "no")])
+def test_a_supervised_model_must_have_at_least_its_reference(least, met, tmp_path, capsys):
+    row = ("quick", "iris 2 species", command._logistic, command._weights, command._Least(least))
+    assert command.demo(str(tmp_path), [row]) == (met == "no")
+    words = capsys.readouterr().out.splitlines()[1].split()
+    assert words[-5:] == ["0.98000000", "at", "least", f"{least:.2f}", met]  # 98 of 100 flowers
+
+
+def test_drawn_data_are_scored_on_rows_that_the_fit_did_not_see():
+    for name, n in ("ripley", 250), ("sinc", 100):
+        (X, y), (Z, t) = command._data(name)
+        assert (len(X), len(y), len(Z), len(t)) == (n, n, 1000, 1000)
+        assert not set(map(tuple, X)) & set(map(tuple, Z))
+
+
+def test_the_classes_of_ripley_lie_where_the_book_has_them():
+    X, y = command._ripley(40_000, np.random.default_rng(1))
+    for k, means in enumerate([[(-0.7, 0.3), (0.3, 0.3)], [(-0.3, 0.7), (0.4, 0.7)]]):
+        left = X[y == k, 0] < np.mean(means, axis=0)[0]
+        Z = X[y == k] - np.where(left[:, None], *means)
+        assert left.mean() == pytest.approx(0.5, abs=0.02)
+        np.testing.assert_allclose(Z[:, 1].mean(), 0, atol=0.01)
+        np.testing.assert_allclose(Z[:, 1].var(), 0.03, rtol=0.05)
+    p, q = (
+        sum(multivariate_normal(m, 0.03 * np.eye(2)).pdf(X) for m in means)
+        for means in ([(-0.7, 0.3), (0.3, 0.3)], [(-0.3, 0.7), (0.4, 0.7)])
+    )
+    assert np.mean((q > p) == y) == pytest.approx(0.911, abs=0.006)  # what the comment at DEMO says is the best
+
+
+def test_the_relevance_vectors_of_the_demo_are_few():
+    for name, fit in ("ripley", command._classifier), ("sinc", command._regressor):
+        assert fit(*command._data(name)[0]).n_relevant_ <= 10
+
+
 def test_a_row_with_gaps_has_every_fifth_number_deleted(tmp_path):
     seen = []
     fit = lambda X: seen.append(X) or command._mixture(1, "full")(X)

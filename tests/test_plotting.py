@@ -1,6 +1,7 @@
 """Pictures show what the model says (ellipses at their Mahalanobis distance, rows, bound) and touch nothing else."""
 
 import copy
+import functools
 import re
 import subprocess
 import sys
@@ -615,6 +616,323 @@ def test_what_is_not_held_out_is_refused(ax):
         plotting.plot_held_out(model, X[1:], gaps, ax=ax)
 
 
+# ------------------------------------------------------------------------------------------------------- plot_decision
+
+
+def machine(X, y, **options):
+    return lvm.RelevanceVectorClassifier(gamma=0.5, random_state=0, **options).fit(X, y)
+
+
+def petals(classes=(0, 1, 2)):
+    X, y = load_iris(return_y=True)
+    rows = np.isin(y, classes)
+    return X[rows][:, 2:], np.array(IRIS_SPECIES)[y[rows]]
+
+
+@functools.cache
+def told(*classes):
+    """X, y and a machine fitted to them, of these species."""
+    X, y = petals(classes or (0, 1, 2))
+    return X, y, machine(X, y)
+
+
+def ground(ax):
+    """The colours (n,n,3) and the points (n,n,2) of the picture's ground."""
+    (image,) = ax.images
+    assert image.origin == "lower"
+    left, right, bottom, top = image.get_extent()
+    rgb = np.asarray(image.get_array())
+    return rgb, np.stack(np.meshgrid(np.linspace(left, right, len(rgb)), np.linspace(bottom, top, len(rgb))), axis=-1)
+
+
+@pytest.mark.parametrize("classes", [(1, 2), (0, 1, 2)])
+def test_the_ground_has_the_colour_of_the_class_predicted_there_and_is_paler_the_less_sure(classes, ax):
+    X, y, model = told(*classes)
+    rgb, at = ground(plotting.plot_decision(model, X, y, ax=ax))
+    P = model.predict_proba(at.reshape(-1, 2)).reshape(*at.shape[:2], -1)
+    colours = np.array([to_rgb(plotting.COLOURS[k]) for k in range(len(classes))])
+    ink, full = 1 - rgb, 1 - colours[P.argmax(axis=2)]
+    strength = (ink * full).sum(axis=2) / (full * full).sum(axis=2)
+    assert_allclose(ink, strength[:, :, None] * full, atol=1e-9)  # of this colour, and no other
+    by_surety = strength.ravel()[np.argsort(P.max(axis=2), axis=None)]
+    assert (np.diff(by_surety) > -1e-9).all()
+    assert by_surety[0] < 0.1 < 0.3 < by_surety[-1]
+
+
+def test_lines_of_two_classes_are_where_the_second_has_probability_a_quarter_a_half_and_three_quarters(ax):
+    X, y, model = told(1, 2)
+    plotting.plot_decision(model, X, y, ax=ax)
+    drawn = [c for c in ax.collections if type(c).__name__ == "QuadContourSet"]
+    assert [c.get_linestyles()[0][1] is None for c in drawn] == [True, False, False]  # the border is solid
+    for c, p in zip(drawn, (0.5, 0.25, 0.75)):
+        along = model.predict_proba(np.concatenate([path.vertices for path in c.get_paths()]))[:, 1]
+        assert_allclose(along, p, atol=0.01)
+
+
+def test_borders_of_three_classes_are_where_two_are_equally_probable(ax):
+    X, y, model = told()
+    plotting.plot_decision(model, X, y, ax=ax)
+    borders = [c for c in ax.collections if type(c).__name__ == "QuadContourSet" and c.get_linestyles()[0][1] is None]
+    P = np.sort(model.predict_proba(np.concatenate([p.vertices for c in borders for p in c.get_paths()])), axis=1)
+    assert_allclose(P[:, 2], P[:, 1], atol=0.02)
+
+
+def test_rows_are_drawn_by_class_and_relevance_vectors_are_ringed(ax):
+    X, y, model = told()
+    legend = plotting.plot_decision(model, X, y, ax=ax).get_legend()
+    for name, points in dots(ax).items():
+        assert_array_equal(points, X[y == name])
+    rings = lines_of(ax)[f"relevance vectors ({model.n_relevant_})"]
+    assert_array_equal(rings.get_xydata(), model.relevance_vectors_)
+    assert [t.get_text() for t in legend.get_texts()][:3] == [f"{name} (50)" for name in IRIS_SPECIES]
+
+
+def test_other_rows_than_those_of_the_fit_do_not_hide_a_relevance_vector(ax):
+    X, y, model = told(1, 2)
+    _, at = ground(plotting.plot_decision(model, X[:3], y[:3], ax=ax))
+    assert (at[0, 0] < model.relevance_vectors_).all()
+    assert (at[-1, -1] > model.relevance_vectors_).all()
+
+
+def test_any_classifier_of_two_columns_has_a_picture_without_rings(ax):
+    X, y = petals()
+    linear = lvm.VariationalLogisticRegression().fit(X, y)
+    plotting.plot_decision(linear, X, y, ax=ax)
+    assert not [label for label in lines_of(ax) if "vectors" in label]
+
+
+@pytest.mark.parametrize("library", ["pandas", "polars"])
+def test_a_classifier_of_a_frame_is_asked_with_its_names(library, ax, recwarn):
+    X, y = petals()
+    frame = pytest.importorskip(library).DataFrame(dict(zip(["length", "width"], X.T)))
+    model = machine(frame, y)
+    plotting.plot_decision(model, frame, y, ax=ax)
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("length", "width")
+    assert not [w for w in recwarn if "feature names" in str(w.message)]
+
+
+def test_more_classes_than_colours_have_their_names_in_the_picture(ax):
+    rng = np.random.default_rng(0)
+    y = np.repeat(np.arange(8), 20)
+    X = 3 * np.stack([y % 3, y // 3], axis=1) + 0.5 * rng.standard_normal((160, 2))
+    model = machine(X, y)
+    plotting.plot_decision(model, X, y, ax=ax)
+    assert [t.get_text() for t in ax.texts] == [str(k) for k in range(8)]
+    assert_array_equal(model.predict(np.array([t.get_position() for t in ax.texts])), np.arange(8))
+
+
+def test_many_rows_of_a_decision_are_thinned_and_all_are_counted(ax):
+    X, y, model = told(1, 2)
+    plotting.plot_decision(model, X, y, ax=ax, max_points=30)
+    assert sum(map(len, dots(ax).values())) == 30
+    assert ax.get_legend().get_texts()[0].get_text() == "versicolor (50)"
+
+
+def test_decisions_that_cannot_be_drawn_are_refused(ax):
+    X, y, model = told()
+    with pytest.raises(ValueError, match=r"shows two columns, and X has 4\. Try a model of two of them\."):
+        plotting.plot_decision(model, load_iris(), y, ax=ax)
+    with pytest.raises(ValueError, match=r"one label for each of the 150 rows, got shape \(149,\)"):
+        plotting.plot_decision(model, X, y[1:], ax=ax)
+    with pytest.raises(ValueError, match=r"labels \['rose'\] that are not among the classes \['setosa', 'versicolor'"):
+        plotting.plot_decision(model, X, np.where(y == "setosa", "rose", y), ax=ax)
+    assert not ax.has_data()
+
+
+# ------------------------------------------------------------------------------------------------------ plot_relevance
+
+
+def weights_shown(ax):
+    """Mean, and ends of the bar, of each weight that is drawn, by its column's name: one a class."""
+    names = {round(place): label.get_text() for place, label in zip(ax.get_yticks(), ax.get_yticklabels())}
+    found = {name: [] for name in names.values()}
+    for bars in ax.containers:
+        if type(bars).__name__ == "BarContainer" and len(bars):
+            ends = bars.errorbar.lines[2][0].get_segments()
+            for patch, end in zip(bars, ends):
+                place = patch.get_y() + patch.get_height() / 2
+                found[names[round(place)]].append((patch.get_width(), *end[:, 0]))
+    return found
+
+
+def noisy(n=300):
+    """Two columns that matter, in different units, and four that do not."""
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((n, 6)) * [1, 100, 1, 1, 1, 1] + 5
+    return X, (X[:, 0] - 5 - (X[:, 1] - 5) / 50 + 0.5 * rng.logistic(size=n) > 0).astype(int)
+
+
+@pytest.mark.parametrize("covariance", ["full", "diag"])
+@pytest.mark.parametrize("per_deviation", [False, True])
+def test_weights_have_bars_of_a_posterior_deviation_and_the_largest_is_on_top(covariance, per_deviation, ax):
+    X, y = noisy()
+    model = lvm.VariationalLogisticRegression(covariance=covariance).fit(X, y)
+    plotting.plot_relevance(model, X if per_deviation else None, ax=ax)
+    shown = weights_shown(ax)
+    C = model.covariance_[0]
+    variance = np.zeros(6)
+    variance[model.relevance_] = (C if C.ndim == 1 else np.diag(C))[:-1]
+    unit = X.std(axis=0) if per_deviation else np.ones(6)
+    mean, sd = model.coef_[0] * unit, np.sqrt(variance) * unit
+    for i in model.relevance_:
+        assert_allclose(shown[f"column {i}"], [(mean[i], mean[i] - sd[i], mean[i] + sd[i])], rtol=1e-9)
+    order = [int(label.get_text().split()[1]) for label in ax.get_yticklabels()]
+    assert (np.diff(abs(mean[order])) <= 0).all()
+    assert order[0] == int(per_deviation)  # column 1 has the larger weight in units that compare
+    assert ax.yaxis_inverted()
+    assert ("per standard deviation of the column" in ax.get_xlabel()) == per_deviation
+
+
+def test_pruned_columns_are_grey_crosses_at_zero_and_counted(ax):
+    X, y = noisy()
+    model = lvm.VariationalLogisticRegression().fit(X, y)
+    pruned = set(range(6)) - set(model.relevance_)
+    assert pruned
+    plotting.plot_relevance(model, ax=ax)
+    grey = {label.get_text() for label in ax.get_yticklabels() if label.get_color() == "#999999"}
+    assert grey == {f"column {i}" for i in pruned} == {name for name, w in weights_shown(ax).items() if not w}
+    (crosses,) = [line for line in ax.lines if line.get_marker() == "x"]
+    assert crosses.get_xdata().tolist() == [0] * len(pruned)
+    assert ax.get_title() == f"{6 - len(pruned)} relevant, {len(pruned)} pruned"
+
+
+def test_more_than_two_classes_have_a_colour_each_and_prune_for_themselves(ax):
+    X, y = load_iris(return_y=True)
+    model = lvm.VariationalLogisticRegression().fit(X, np.array(IRIS_SPECIES)[y])
+    plotting.plot_relevance(model, names=lvm.datasets.IRIS_COLUMNS, ax=ax)
+    shown = weights_shown(ax)
+    for i, name in enumerate(lvm.datasets.IRIS_COLUMNS):
+        assert_allclose([w[0] for w in shown[name]], model.coef_[model.coef_[:, i] != 0, i])
+    crosses = sum(len(line.get_xdata()) for line in ax.lines if line.get_marker() == "x")
+    assert crosses == (model.coef_ == 0).sum() > 0
+    assert [t.get_text() for t in ax.get_legend().get_texts()] == list(IRIS_SPECIES)
+    assert ax.get_title() == f"{model.n_relevant_} relevant, {4 - model.n_relevant_} pruned"  # of a column all classes
+
+
+def test_of_many_columns_the_largest_are_shown_and_the_rest_counted(ax):
+    X, y = noisy()
+    model = lvm.VariationalLogisticRegression().fit(X, y)
+    plotting.plot_relevance(model, max_bars=2, ax=ax)
+    largest = np.argsort(-abs(model.coef_[0]))[:2]
+    assert [label.get_text() for label in ax.get_yticklabels()] == [f"column {i}" for i in largest]
+    assert ax.get_title().endswith("pruned (4 not shown)")
+
+
+def test_weights_of_a_machine_stand_beside_the_rows_of_its_vectors(ax):
+    x = np.linspace(-10, 10, 50)[:, None]
+    model = lvm.RelevanceVectorRegressor(gamma=0.1).fit(x, np.sinc(x[:, 0] / np.pi))
+    plotting.plot_relevance(model, ax=ax)
+    sd = np.sqrt(np.diag(model.covariance_))[:-1]
+    shown = weights_shown(ax)
+    assert len(shown) == model.n_relevant_
+    for i, w, s in zip(model.relevance_, model.coef_, sd):
+        assert_allclose(shown[f"row {i}"], [(w, w - s, w + s)], rtol=1e-9)
+    assert ax.get_title() == f"{model.n_relevant_} relevance vectors"
+
+
+def test_a_frame_names_the_columns_of_the_weights(ax):
+    X, y = noisy()
+    frame = pytest.importorskip("pandas").DataFrame(X, columns=list("abcdef"))
+    plotting.plot_relevance(lvm.VariationalLogisticRegression().fit(frame, y), frame, ax=ax)
+    assert {label.get_text() for label in ax.get_yticklabels()} == set("abcdef")
+
+
+def test_weights_that_cannot_be_drawn_are_refused(ax):
+    X, y = noisy()
+    model = lvm.VariationalLogisticRegression().fit(X, y)
+    with pytest.raises(lvm.NotFittedError, match=r"has relevance_, got VariationalLogisticRegression\. Call fit"):
+        plotting.plot_relevance(lvm.VariationalLogisticRegression(), ax=ax)
+    with pytest.raises(ValueError, match=r"names must be 6, one for each weight, got 2\."):
+        plotting.plot_relevance(model, names=["a", "b"], ax=ax)
+    with pytest.raises(ValueError, match=r"X must have the 6 columns of the fit, got 5\."):
+        plotting.plot_relevance(model, X[:, 1:], ax=ax)
+    with pytest.raises(ValueError, match=r"the weights of RelevanceVectorClassifier have no unit"):
+        plotting.plot_relevance(machine(X[:40, :2], y[:40]), X[:40, :2], ax=ax)
+
+
+# ---------------------------------------------------------------------------------------------------- plot_reliability
+
+
+def test_two_classes_are_binned_by_the_probability_of_the_second_as_scikit_learn_has_it():
+    metrics, curve = pytest.importorskip("sklearn.metrics"), pytest.importorskip("sklearn.calibration")
+    rng = np.random.default_rng(0)
+    p = rng.beta(0.5, 0.7, 500)
+    y = rng.random(500) < p**2  # too sure
+    found = plotting.calibration(np.column_stack([1 - p, p]), y, n_bins=8)
+    frequencies, confidences = curve.calibration_curve(y, p, n_bins=8)
+    assert_allclose(found.frequencies, frequencies)
+    assert_allclose(found.confidences, confidences)
+    assert_array_equal(found.counts, np.histogram(p, 8, (0, 1))[0])
+    assert_allclose(found.ece, found.counts @ abs(frequencies - confidences) / 500)
+    assert_allclose(found.brier, metrics.brier_score_loss(y, p))
+
+
+def test_more_classes_are_binned_by_the_probability_of_the_most_probable():
+    metrics = pytest.importorskip("sklearn.metrics")
+    rng = np.random.default_rng(0)
+    P = rng.dirichlet([0.5, 0.5, 0.5], 400)
+    y = np.array(["a", "b", "c"])[(rng.random(400)[:, None] > P.cumsum(axis=1)).sum(axis=1)]
+    found = plotting.calibration(P, y, n_bins=5)
+    top, right, ece = P.max(axis=1), np.array(list("abc"))[P.argmax(axis=1)] == y, 0
+    for b in range(5):
+        rows = (top >= b / 5) & (top < (b + 1) / 5)
+        assert found.counts[b] == rows.sum()
+        if rows.any():
+            assert_allclose((found.confidences[b], found.frequencies[b]), (top[rows].mean(), right[rows].mean()))
+            ece += rows.sum() / 400 * abs(right[rows].mean() - top[rows].mean())
+        else:
+            assert np.isnan(found.confidences[b])
+            assert np.isnan(found.frequencies[b])
+    assert_allclose(found.ece, ece)
+    assert_allclose(found.brier, metrics.brier_score_loss(y, P, labels=list("abc")))
+
+
+def test_sure_and_right_is_perfect_and_sure_and_wrong_the_worst():
+    P = np.eye(2)[[0, 1, 1, 0]]
+    right, wrong = plotting.calibration(P, [0, 1, 1, 0]), plotting.calibration(P, [1, 0, 0, 1])
+    assert (right.ece, right.brier, wrong.ece, wrong.brier) == (0, 0, 1, 1)
+    assert right.counts[[0, -1]].tolist() == [2, 2]  # 1 belongs to the last bin
+
+
+def test_a_class_that_y_lacks_is_known_from_classes():
+    P = [[0.2, 0.3, 0.5], [0.6, 0.3, 0.1]]
+    with pytest.raises(ValueError, match=r"of 3 classes, got 2\. Try classes=model\.classes_\."):
+        plotting.calibration(P, ["c", "a"])
+    assert_allclose(plotting.calibration(P, ["c", "a"], classes=["a", "b", "c"]).frequencies[[5, 6]], 1)
+
+
+@pytest.mark.parametrize("P", [[[0.5, 0.6]], [[-0.1, 1.1]], [[1.0]]])
+def test_what_are_no_probabilities_is_refused(P):
+    with pytest.raises(ValueError, match=r"with rows that sum to 1\. Try model\.predict_proba\(X\)"):
+        plotting.calibration(P, [0], classes=[0, 1])
+
+
+def test_dots_stand_at_frequencies_and_below_them_the_numbers_of_rows(ax):
+    X, y = petals((1, 2))
+    P = lvm.VariationalLogisticRegression().fit(X, y).predict_proba(X)
+    found = plotting.calibration(P, y, n_bins=5)
+    seen = found.counts > 0
+    assert plotting.plot_reliability(P, y, n_bins=5, ax=ax) is ax
+    below = ax.figure.axes[-1]
+    assert_allclose(ax.lines[1].get_xydata(), np.column_stack([found.confidences, found.frequencies])[seen])
+    assert [bar.get_height() for bar in below.patches] == found.counts.tolist()
+    assert_allclose([(bar.get_x(), bar.get_width()) for bar in below.patches], [(b / 5, 0.2) for b in range(5)])
+    assert below.get_xlim() == ax.get_xlim()
+    assert ax.get_title() == f"ECE {found.ece:.3f}, Brier score {found.brier:.3f}, 100 rows"
+    assert (ax.get_ylabel(), below.get_xlabel()) == ("frequency of virginica", "probability of virginica")
+
+
+def test_two_thirds_of_the_dots_of_right_probabilities_lie_in_their_grey_bars():
+    rng, inside = np.random.default_rng(0), []
+    for _ in range(40):
+        ax, p = Figure().subplots(), rng.random(1000)
+        plotting.plot_reliability(np.column_stack([1 - p, p]), rng.random(1000) < p, ax=ax)
+        (bars,) = [np.array(c.get_segments()) for c in ax.collections]
+        dot = ax.lines[1].get_ydata()
+        inside.append((bars[:, 0, 1] <= dot) & (dot <= bars[:, 1, 1]))
+    assert abs(np.mean(inside) - 0.683) < 0.07  # of 400: 3 errors
+
+
 # ------------------------------------------------------------------------------------------------ plot_bound and images
 
 
@@ -633,6 +951,13 @@ def test_the_bound_is_drawn_against_the_iteration(ax):
 def test_an_unfitted_model_is_refused(draw, data):
     with pytest.raises(lvm.NotFittedError, match="fit"):
         draw(lvm.GaussianMixture(), *data)
+
+
+def test_an_unfitted_machine_is_refused():
+    with pytest.raises(lvm.NotFittedError, match="fit"):
+        plotting.plot_decision(lvm.RelevanceVectorClassifier(), *petals())
+    with pytest.raises(lvm.NotFittedError, match="fit"):
+        plotting.plot_relevance(lvm.RelevanceVectorRegressor())
 
 
 @pytest.mark.parametrize(
@@ -680,6 +1005,9 @@ DRAWINGS = {
     "scores": lambda ax: plotting.plot_scores(ppca(load_iris()), load_iris(), ax=ax),
     "scree": lambda ax: plotting.plot_scree(ppca(load_iris(), "bic"), ax=ax),
     "held out": lambda ax: plotting.plot_held_out(ppca(load_iris()), load_iris(), with_gaps(load_iris()), ax=ax),
+    "decision": lambda ax: plotting.plot_decision(told()[2], *petals(), ax=ax),
+    "relevance": lambda ax: plotting.plot_relevance(told()[2], ax=ax),
+    "reliability": lambda ax: plotting.plot_reliability(np.eye(2)[[0, 1, 1]], [0, 1, 0], ax=ax),
     "bound": lambda ax: plotting.plot_bound(mixture(load_faithful()), ax=ax),
     "images": lambda ax: plotting.plot_images(load_digits()[:3], ax=ax),
 }
@@ -718,6 +1046,18 @@ def test_a_ppca_and_its_data_are_not_changed():
     plotting.plot_scores(model, gaps, ax=Figure().subplots())
     plotting.plot_held_out(model, X, gaps, ax=Figure().subplots())
     plotting.plot_scree(model, ax=Figure().subplots())
+    for name, value in vars(model).items():
+        assert_array_equal(value, before[name])
+
+
+def test_a_classifier_and_its_data_are_not_changed():
+    X, y = petals()
+    X.flags.writeable = y.flags.writeable = False
+    model = machine(X, y)
+    before = copy.deepcopy(vars(model))
+    plotting.plot_decision(model, X, y, ax=Figure().subplots())
+    plotting.plot_relevance(model, ax=Figure().subplots())
+    plotting.plot_reliability(model.predict_proba(X), y, ax=Figure().subplots())
     for name, value in vars(model).items():
         assert_array_equal(value, before[name])
 

@@ -2,13 +2,14 @@
 
     python benchmarks/peers/run.py mixture [--quick] [--sizes "1000x2 K=3" ...] [--repeat 5]
     python benchmarks/peers/run.py ppca [--quick] [--sizes "a fit, exact, 500x20000 d=20" ...] [--repeat 5]
+    python benchmarks/peers/run.py relevance [--quick] [--sizes "a fit, banana N=400 gamma=1" ...] [--repeat 5]
 
 A family's file in this folder gives
 
     SIZES      name -> size, in the order of the table; QUICK, the names that --quick runs
     PEERS      name -> build(problem) -> run(steps) -> result, or None where a peer has not what is asked for. It
                imports its library itself: an ImportError leaves it out. This library comes first; ratios are to it.
-    problem(size), quality(problem, result) -> float, QUALITY (what that is)
+    problem(size), quality(problem, result) -> float, QUALITY (what that is); or both a tuple
     steps(size) -> (n1, n2), or that by peer where their steps differ much; None: run(None) is timed as a whole
     TIME       what is timed, if not all are steps
     memory(name of size, peer) -> most memory in times of the data, or None: where it is there, it is called in a
@@ -110,14 +111,16 @@ def main():
         f"OVERRULED by {', '.join(overruled)}: users do not have that" if overruled else "its own choice",
     )
 
-    missing, head = {}, ("size", "library", getattr(family, "TIME", "ms a step"), "relative to lvm", family.QUALITY)
-    rows, most = [head], []
+    several = lambda x: x if isinstance(x, tuple) else (x,)
+    head = "size", "library", getattr(family, "TIME", "ms a step"), "relative to lvm", *several(family.QUALITY)
+    missing, rows, most = {}, [head], []
     for name in sizes:
         print(f"... {name}", file=sys.stderr, flush=True)
         results = compare(family, family.SIZES[name], 2 if options.quick else options.repeat, missing)
         ours = results[0][1]
         for peer, seconds, quality in results:
-            rows.append((name, peer, f"{1e3 * seconds:.3f}", f"{seconds / ours:.1f}", f"{quality:.6f}"))
+            told = (str(q) if isinstance(q, int) else f"{q:.6f}" for q in several(quality))
+            rows.append((name, peer, f"{1e3 * seconds:.3f}", f"{seconds / ours:.1f}", *told))
             held = memory(family, name, peer)
             most += [] if held is None else [(name, peer, f"{held:.2f}")]
     print()

@@ -3,12 +3,13 @@
 import numpy as np
 
 from .. import pool
-from ..jit import kernel
+from ..jit import FAST, kernel
 from ..shared import checks
+from ..shared.adam import C1, C2, RATE, SCALE, decide, guarded, new_memory, one_less_power
 from ..shared.adam import adam as one_step
-from ..shared.adam import one_less_power
 
 BLOCK = 1 << 15  # elements a thread steps at a time
+SQUARES = 1 << 20  # and squares: 0.1 ms, less than waking a thread
 
 
 @kernel("T1w T1 T1w T1w i1 T1 T T T T T")
@@ -51,6 +52,73 @@ def adam(theta, g, m, v, step, rate, beta1, beta2, epsilon):
         _adam(theta[i], g[i], m[i], v[i], step, rate, *numbers)
 
     pool.run(block, -(-theta.size // BLOCK))
+
+
+@kernel("T1 d1w", fastmath=FAST)
+def _square(g, out):
+    """out (1,) = |g|², by sums of 4096 elements in g's dtype: what overflows there would overflow in v."""
+    T, total = g.dtype.type, 0.0
+    for a in range(0, g.size, 4096):
+        s, x = T(0), g[a : a + 4096]
+        for i in range(x.size):
+            s += x[i] * x[i]
+        total += s
+    out[0] = total
+
+
+@kernel("d1 i1w T1w T T T T T")
+def _decide(parts, counters, control, rate, period, clip, log1, log2):
+    """Blocks in their order: the same sum for any number of threads."""
+    square = 0.0
+    for part in parts:
+        square += part
+    decide(control.dtype.type(square), counters, control, rate, period, clip, log1, log2)
+
+
+@kernel("T1w T1 T1w T1w T1 T T T")
+def _guarded(theta, g, m, v, control, w1, w2, epsilon):
+    """theta, g, m, v (P,), control as `decide` left it; w = 1 - beta of beta1 and beta2."""
+    rate, scale, c1, c2 = control[RATE], control[SCALE], control[C1], control[C2]
+    for i in range(theta.size):
+        theta[i], m[i], v[i] = guarded(theta[i], g[i], m[i], v[i], rate, scale, w1, w2, c1, c2, epsilon)
+
+
+def descend(theta, g, m, v, counters, control, rate, period, clip, beta1, beta2, epsilon):
+    """A step of `adam` that may be clipped, and is not taken where it would do harm. Nothing is read back.
+
+    With |g| the Euclidean norm of the gradient and t = counters[1], the steps taken so far:
+        |g| > clip:         g is taken times clip/|g| (Pascanu, Mikolov & Bengio 2013; clip = inf for never)
+        |g| not finite:     m, v and t stay. The rate is halved for good, and half of the last step is undone: theta +=
+                            rate' m̂ / (sqrt(v̂) + epsilon), rate' half of the rate it had. A second bad step in a row
+                            undoes half of what is left, and so on, so that theta goes back to where its gradient was
+                            finite. The gradients themselves never reach theta, m and v.
+    counters (4,) int64 count the steps tried, taken, bad in a row up to now, and bad in all; control, of theta's dtype,
+    has as its first element what the rate was multiplied by so far. Both are begun by `memory` and kept from step to
+    step. rate: a number; with period > 0 it is rate (1 + cos(pi counters[0]/period))/2.
+    The norm is taken in theta's dtype: in float32 one above 1.8e19 counts as not finite, as g² would in v.
+    Else, and what is raised, as `adam`."""
+    checks.guarded_step(theta, g, m, v, counters, control)
+    T = theta.dtype.type
+    w1, w2, log1, log2 = [T(x) for x in checks.decays(beta1, beta2)]
+    parts = np.empty(-(-theta.size // SQUARES))
+    pool.run(lambda b: _square(g[b * SQUARES : (b + 1) * SQUARES], parts[b : b + 1]), len(parts))
+    _decide(parts, counters, control, T(rate), T(period), T(clip), log1, log2)
+
+    def block(b):
+        i = slice(b * BLOCK, (b + 1) * BLOCK)
+        _guarded(theta[i], g[i], m[i], v[i], control, w1, w2, T(epsilon))
+
+    pool.run(block, -(-theta.size // BLOCK))
+
+
+def memory(dtype):
+    """counters (4,) int64 and control of that dtype, for `descend`, before its first step."""
+    return new_memory(dtype)
+
+
+def assign(x, values):
+    """x <- values, an array of NumPy, where x lies: what has x or a view of it sees them."""
+    x[...] = values
 
 
 def tick(step):

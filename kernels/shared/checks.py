@@ -6,6 +6,7 @@ import operator
 import numpy as np
 
 from .activations import ACTIVATIONS
+from .adam import N_PARTS, PARTS
 
 TRANSPOSES = ("nn", "nt", "tn", "tt")
 
@@ -59,13 +60,30 @@ def product(A, B, C, bias, transpose, activation):
 
 def step(theta, g, m, v, counter):
     """Raise ValueError or TypeError where adam.adam cannot step."""
+    _vectors(theta, g, m, v)
+    if not is_one_element("step", counter, np.int64):
+        raise ValueError("step must be an int64 array (1,), the number of steps taken so far.")
+
+
+def guarded_step(theta, g, m, v, counters, control):
+    """Raise ValueError or TypeError where adam.descend cannot step."""
+    _vectors(theta, g, m, v)
+    size = PARTS + N_PARTS
+    if counters.shape != (4,) or counters.dtype != np.int64:
+        raise ValueError(f"counters must be an int64 array (4,), got {counters.dtype} {tuple(counters.shape)}.")
+    if control.shape != (size,) or control.dtype != theta.dtype:
+        raise ValueError(
+            f"control must be an array ({size},) of {theta.dtype}, got {control.dtype} {tuple(control.shape)}. Both "
+            "come from adam.memory."
+        )
+
+
+def _vectors(theta, g, m, v):
     for name, x in (("theta", theta), ("g", g), ("m", m), ("v", v)):
         if x.ndim != 1 or x.shape != theta.shape:
             raise ValueError(f"{name} must be a flat vector as long as theta, {theta.size}, got {tuple(x.shape)}.")
         if x.dtype != theta.dtype:
             raise TypeError(f"{name} must have the dtype of theta, {theta.dtype}, got {x.dtype}.")
-    if not is_one_element("step", counter, np.int64):
-        raise ValueError("step must be an int64 array (1,), the number of steps taken so far.")
 
 
 def decays(beta1, beta2):
