@@ -632,10 +632,12 @@ def _weighted_mean(X, w):
 
 def _column_spread(X, w):
     """Means and standard deviations (D,) of the columns, of at most 65536 rows spread over X; 1 for constant ones."""
-    step = -(-len(X) // 65536)
-    some, w = np.asarray(X[::step], dtype=float), w[::step] if w.size else np.ones(len(X[::step]))
-    mean = w @ some / w.sum()
-    spread = np.sqrt(w @ (some - mean) ** 2 / w.sum())
+    run = min(max(1, 65536 * 1024 // len(X)), 1024)  # of each 1024 rows: in a row, for X may be on a disk
+    at = [slice(a, min(a + run, len(X))) for a in range(0, len(X), 1024)]
+    weights = [w[i] if w.size else np.ones(i.stop - i.start) for i in at]
+    total = sum(v.sum() for v in weights)
+    mean = sum(v @ X[i].astype(float) for v, i in zip(weights, at)) / total
+    spread = np.sqrt(sum(v @ (X[i] - mean) ** 2 for v, i in zip(weights, at)) / total)
     return mean, np.where(spread > 0, spread, 1.0)
 
 

@@ -193,7 +193,9 @@ def sparse(T):
             check(VariationalLogisticRegression, X, y, **more)
         # by the third step a recorded one is replayed, which computes nothing here
         for more in {"batch_size": 256}, {"early_stopping": True}, {"expectation": "monte_carlo", "prior": "gaussian"}:
+            before = number("replays").value
             check(VariationalLogisticRegression, X, y, **adam, **more)
+            assert (number("replays").value > before) == ("batch_size" not in more)
         kernel = lambda A, B: (A @ B.T).astype(float)
         for more in {"gamma": 0.1}, {"kernel": "poly", "gamma": 0.1, "n_centres": 9}, {"kernel": kernel}:
             check(RelevanceVectorClassifier, X[:130], np.arange(130) % 3, **more)
@@ -243,12 +245,13 @@ def recorded_step():
         device.adam.adam(theta, g.reshape(g.size), m, v, step, 0.01, 0.9, 0.999, 1e-8)
         device.adam.tick(step)
 
-    again, before = device.capture(train), number("launches").value
+    again, before, replays = device.capture(train), number("launches").value, number("replays").value
     again()
     assert number("launches").value == before + 5
     for n in range(1, 4):
         again()
-        assert (number("launches").value, number("nodes").value, number("replays").value) == (before + 5, 5, n)
+        found = number("launches").value, number("nodes").value, number("replays").value
+        assert found == (before + 5, 5, replays + n)
     for wrong, said in (
         (lambda: device.empty(5, np.float32), "may not make arrays"),
         (lambda: device.get(step), "cuMemcpyDtoH"),

@@ -349,8 +349,8 @@ def relevance_gradients(Phi, y, w, mu, C, alpha):
 
 
 def relevance_evidence(Phi, y, w, alpha, mu, C):
-    """log of the integral of prod sigmoid(y w'phi)^w N(w | 0, diag alpha) over w (2,): the trapezoid rule on a grid about
-    N(mu, CC')."""
+    """log of the integral of prod sigmoid(y w'phi)^w N(w | 0, diag alpha) over w (2,): the trapezoid rule on a grid
+    about N(mu, CC')."""
     t = np.linspace(-16, 16, 401)
     at = mu + np.stack(np.meshgrid(t, t), -1).reshape(-1, 2) @ C.T
     log_p = -np.logaddexp(0, -(at @ Phi.T) * y) @ w - 0.5 * (at**2 / alpha).sum(1) - 0.5 * np.log(alpha).sum()

@@ -74,7 +74,7 @@ def problem(size):
 
 def steps(size):
     """Of epochs there are more where they are short."""
-    return (1, 1 + max(2, 10_000_000 // (size.N * size.D))) if size.kind == "epoch" else None
+    return (1, 1 + max(5, 50_000_000 // (size.N * size.D))) if size.kind == "epoch" else None
 
 
 def quality(problem, result):

@@ -21,7 +21,7 @@ from ..shared.logistic import expectation, log_odds, tables
 from ..shared.relevance import LARGEST, noisy
 from ..shared.scalar import exp, tanh
 
-ROOM = 1 << 20  # bytes of a block of phi: what one core has near
+ROOM = 1 << 22  # bytes of a block of phi: products of less do not pay for the threads of BLAS
 PIECE = 1 << 14  # numbers a thread takes at a time
 RUN = 128  # rows of a minibatch whose gradients one thread adds up
 
