@@ -76,11 +76,14 @@ def newton(objective, point, *, max_iter: int, tol: float, tick: Callable[[float
     try:
         while len(bounds) < max_iter and not converged:
             size = max(1.0, abs(point.bound))
-            rho, new = 1.0, objective.step(point, 1.0)
-            while not new.bound >= point.bound - 1e-12 * size and rho > 1e-3:
+            rho, new = 2.0, None
+            while new is None and rho > 1e-3:
                 rho /= 2
-                new = objective.step(point, rho)
-            if not new.bound >= point.bound - 1e-12 * size:
+                with contextlib.suppress(np.linalg.LinAlgError):  # a matrix with NaN, for instance
+                    tried = objective.step(point, rho)
+                    if tried.bound >= point.bound - 1e-12 * size:
+                        new = tried
+            if new is None:
                 converged = True
                 break
             point, bounds = new, [*bounds, new.bound]

@@ -168,6 +168,8 @@ def _encode(estimator) -> bytes:
         elif isinstance(value, np.ndarray) and isinstance(kind, str):
             arrays[name] = a = _plain(value)
             if kind == "labels" and a.dtype.name not in _DTYPES.values():
+                if a.dtype.kind == "u" and a.max() > np.iinfo(np.int64).max:
+                    raise _Wrong(f"{name} holds a label beyond int64", "Try strings.")
                 arrays[name] = a.astype(np.float64 if a.dtype.kind == "f" else np.int64)
         elif value is not None:
             fitted[name] = _pack(value.tolist() if kind is str and isinstance(value, np.ndarray) else value, name, {})

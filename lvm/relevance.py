@@ -58,6 +58,12 @@ class _Sparse(Estimator):
     n_iter_: int
     converged_: bool
 
+    def _check_state(self):
+        """What fitted attributes that come from a file must obey, too. Raises ValueError."""
+        C = self.covariance_
+        if ((np.diagonal(C, axis1=-2, axis2=-1) if C.ndim > np.ndim(self.intercept_) + 1 else C) < 0).any():
+            raise ValueError("covariance_ has a negative variance")
+
     def _moments(self, X):
         """Mean and variance of w'phi for each of the C problems: two arrays (N,C), float64."""
         posteriors = self._posteriors()
@@ -169,9 +175,17 @@ class _End(NamedTuple):
 def _check_weight(sample_weight, n):
     """Weights (n,), ones where there are none."""
     w = check_sample_weight(sample_weight, n)
-    if w is not None and not w.sum() < HEAVIEST:
-        raise ValueError(f"sample_weight counts rows, and sums up to {w.sum():g}. Try weights of a mean near 1.")
-    return np.ones(n) if w is None else w
+    return np.ones(n) if w is None else _moderate(w)
+
+
+def _moderate(w):
+    """Weights that can be counts of rows."""
+    if not w.max() < HEAVIEST:
+        raise ValueError(
+            f"Weights count rows, and with sample_weight and class_weight they go up to {w.max():g}. Try weights of a "
+            "mean near 1."
+        )
+    return w
 
 
 def _odds(m, v):
@@ -205,6 +219,12 @@ class _Classifier(_Sparse):
 
     class_weight: Any
     classes_: np.ndarray
+
+    def _check_state(self):
+        super()._check_state()
+        K, C = len(self.classes_), len(self.intercept_)
+        if K < 2 or (1 if K == 2 else K) != C:
+            raise ValueError(f"classes_ are {K}, which does not fit {C} problems")
 
     def decision_function(self, X) -> np.ndarray:
         """The logit of each class's integrated probability, log E[p] - log E[1 - p] over the posterior, in nats.
@@ -258,7 +278,7 @@ class _Classifier(_Sparse):
             factor = [check_real("class_weight", self.class_weight.get(c, 1), 0, who=who) for c in classes.tolist()]
         elif self.class_weight == "balanced":
             factor = totals.sum() / (np.count_nonzero(totals) * np.where(totals > 0, totals, 1))
-        w = w * np.asarray(factor)[codes]
+        w = _moderate(w * np.asarray(factor)[codes])
         kept = np.flatnonzero(np.bincount(codes, w, len(classes)))
         if len(kept) < 2:
             raise ValueError(
@@ -606,6 +626,7 @@ class VariationalLogisticRegression(_Classifier):
             raise ValueError(f"n_relevant_ is {R}, which does not fit relevance_ or covariance_")
         if (np.diff(which) <= 0).any() or (which >= D).any():
             raise ValueError(f"relevance_ must be rising numbers below {D}")
+        super()._check_state()
 
     def _inputs(self, k, X):
         x, D, R = k.put(X), X.shape[1], self.n_relevant_
@@ -719,6 +740,8 @@ class _Machine(_Sparse):
 
         else:
             x, centres = k.put(X), k.put(np.ascontiguousarray(basis.T, dtype=float))
+            if self.kernel != "rbf":
+                self._check_products(X, basis, gamma)
             kind = {
                 "rbf": (gamma, True, 0.0, 1),
                 "poly": (gamma, False, float(self.coef0), int(self.degree)),
@@ -726,6 +749,15 @@ class _Machine(_Sparse):
             }[self.kernel]
             fill = lambda a, b, Phi: k.relevance.basis(x[a:b], centres, *kind, Phi)
         return Design(k, len(X), M + ones, fill)
+
+    def _check_products(self, X, basis, gamma):
+        """Squares of the kernel's values must be numbers."""
+        size = [max(float(a.max(initial=0)), -float(a.min(initial=0))) for a in (X, basis)]
+        with np.errstate(over="ignore"):
+            most = np.float64(size[0]) * size[1] * X.shape[1]
+            most = most if self.kernel == "linear" else (gamma * most + self.coef0) ** self.degree
+        if not most < 1e140:
+            raise ValueError(f"Values of kernel={self.kernel!r} go up to {most:g}. Try scaling X, or a smaller gamma.")
 
     def _fit(self, X, y, w, problems, loss, strata):
         """-> the Climbs, and the attributes that they give.
@@ -835,6 +867,7 @@ class _Machine(_Sparse):
             raise ValueError(f"relevance_ must be numbers below {D}")
         if not self._pairwise and len(self.relevance_vectors_) != R:
             raise ValueError(f"n_relevant_ is {R}, and there are {len(self.relevance_vectors_)} relevance_vectors_")
+        super()._check_state()
 
     def _inputs(self, k, X):
         basis = self.relevance_ if self._pairwise else self.relevance_vectors_
@@ -1058,8 +1091,8 @@ class RelevanceVectorRegressor(_Machine):
         shift = unit * float(w @ (y / (unit or 1.0)) / w.sum()) if self.fit_intercept else 0.0
         unit = np.abs(y - shift).max() or 1.0
         scale = unit * float(np.sqrt(w @ ((y - shift) / unit) ** 2 / w.sum())) or 1.0
-        if not np.isfinite(scale):
-            raise ValueError(f"y is too large: up to {np.abs(y).max():g}. Try scaling it down.")
+        if not 1e-140 < scale < 1e140:
+            raise ValueError(f"y varies by {scale:g}, of which the square is no number. Try scaling y.")
         host = kernels.load("cpu")
 
         def problems(k, design, y, w):

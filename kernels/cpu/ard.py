@@ -32,8 +32,10 @@ def gain(s, q, alpha):
 
 @shared
 def best(s, q, whole):
-    """The alpha of the most evidence; 0 for a column of which the others leave but rounding: whole is its H_ii."""
-    return (q * q / s - 1) / s if q * q > s > DEPENDENT * whole else 0.0
+    """The alpha of the most evidence; 0 for a column of which the others leave but rounding: whole is its H_ii.
+
+    And 0 where q² is above s by a rounding: 1/alpha would be too large for the factor to lose it again."""
+    return (q * q / s - 1) / s if s > DEPENDENT * whole and q * q > (1 + 1e-6) * s else 0.0
 
 
 @shared

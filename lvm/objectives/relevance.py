@@ -95,10 +95,23 @@ class Posterior(NamedTuple):
         return np.diag(self.root**2) if self.root.ndim == 1 else self.root @ self.root.T
 
 
+def factor(H, r):
+    """L, lower triangular, of LL' = 1 + diag(r) H diag(r), H (R,R) not negative but by rounding, r (R,).
+
+    Where rounding is more than the 1, eigenvalues below 1 are taken as 1. Raises LinAlgError for what is not finite."""
+    B = np.eye(len(r)) + r[:, None] * H * r
+    try:
+        return np.linalg.cholesky(B)
+    except np.linalg.LinAlgError:
+        v, U = np.linalg.eigh(B)
+        R = np.linalg.qr((U * np.sqrt(np.maximum(v, 1))).T, mode="r")
+        return (R * np.sign(np.diag(R))[:, None]).T
+
+
 def posterior(active, H, h, alpha, full):
     """The Posterior where log p(y|w) is h'w - w'Hw/2 of these weights: H (R,R), h, alpha (R,)."""
     r = np.sqrt(alpha)
-    L = np.linalg.cholesky(np.eye(len(r)) + r[:, None] * H * r)
+    L = factor(H, r)
     root = r[:, None] * np.linalg.solve(L.T, np.eye(len(r)))
     mu = root @ (root.T @ h)
     if full:
@@ -131,8 +144,8 @@ def begin(sites):
     S, A, kept = np.diag(H), 1 / np.diag(H), np.arange(len(active))
     for _ in range(BEGIN):
         r = np.sqrt(A)
-        B = np.linalg.inv(np.eye(len(r)) + r[:, None] * H[np.ix_(kept, kept)] * r)
-        A = (r * (B @ (r * h[kept]))) ** 2 / np.maximum(1 - np.diag(B), 1e-12)
+        X = np.linalg.inv(factor(H[np.ix_(kept, kept)], r))
+        A = (r * (X.T @ (X @ (r * h[kept])))) ** 2 / np.maximum(1 - (X**2).sum(0), 1e-12)
         some = A * S[kept] > 1e-3
         kept, A = kept[some], A[some]
     alpha[active[kept]] = A
@@ -163,7 +176,7 @@ class Relevance:
         R, n, h = len(active), len(sites.which), sites.h
         if self.full:
             r, U, order = np.sqrt(alpha[active]), np.empty((n, n)), np.full(n, -1)
-            U[:R, :R], order[:R] = np.linalg.cholesky(np.eye(R) + r[:, None] * H[:, active] * r).T / r, active
+            U[:R, :R], order[:R] = factor(H[:, active], r).T / r, active
             self.host.ard.full(sites.H, h, sites.which, order, U, alpha, tol, SWEEPS)
         else:
             mu = np.zeros(D)
@@ -214,8 +227,8 @@ class Relevance:
         """MacKay's updates of one alpha for all weights, and one for the intercept, while they gain."""
         D = len(alpha)
         groups = [np.arange(D - self.intercept), np.arange(D - self.intercept, D)]
-        if not alpha.any():
-            alpha[:] = D / max(sites.diagonal.sum(), 1e-300)
+        for group in filter(len, groups if not alpha.any() else []):
+            alpha[group] = len(group) / max(sites.diagonal[group].sum(), 1e-280)
         last, kept, H, h = -np.inf, alpha, sites.H, sites.h
         for _ in range(SWEEPS):
             q = posterior(np.arange(D), H, h, alpha, self.full)
