@@ -25,7 +25,7 @@ from .objectives.relevance import Design, Logistic, Minibatch, Posterior, Regres
 from .parameters import Parameters
 
 OCTAVES = np.arange(-4, 7)  # gammas tried: 2^octave/(sum of the columns' variances, rounded to a power of 2)
-PATIENCE = 3  # gammas without a better one, after which narrower ones are not tried
+PATIENCE = 4  # gammas without a better one, after which narrower ones are not tried
 FOLDS = 5
 LOOKED_AT = 4096  # rows that choose gamma, at most
 HEAVIEST = 1e12
