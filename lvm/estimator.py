@@ -340,7 +340,9 @@ def check_labels(y: Any, n: int, who: str) -> tuple[np.ndarray, np.ndarray]:
         try:
             a = np.asarray(a.tolist())
         except ValueError:
-            a = np.asarray(a, dtype="U")
+            a = a[:, None]
+        if a.ndim != 1:
+            raise ValueError("y should be a 1d array of labels, got sequences in it.")
     if a.dtype.kind == "f":
         _check_finite(np.ascontiguousarray(a), "y")
         if (a != np.floor(a)).any():
@@ -497,7 +499,7 @@ class Estimator:
 
     def _remember(self, X, names, fitted):
         """Take on the attributes `fitted` and what X was: in one step, so that Ctrl-C finds all or none."""
-        kept = {name: value for name, value in self.__dict__.items() if name != "feature_names_in_"}
+        kept = {name: value for name, value in self.__dict__.items() if not name.endswith("_")}
         named = {} if names is None else {"feature_names_in_": names}
         self.__dict__ = {**kept, **fitted, **named, "n_features_in_": X.shape[1]}
 

@@ -68,7 +68,8 @@ def newton(objective, point, *, max_iter: int, tol: float, tick: Callable[[float
     """Damped steps: `objective.step(point, rho)` gives the point, with its `.bound`, after a step of length rho.
 
     Each begins at rho = 1, and where the bound falls rho is halved, down to 1e-3: so the bound never falls but by
-    rounding, and where no step helps, the climb is at its end. Ctrl-C ends the climb after the last complete step.
+    rounding, and where no step helps, the climb is at its end. NumericalError where there is no finite bound. Ctrl-C
+    ends the climb after the last complete step.
     Converged: as in `em`, with `tol` times the bound's size, 1 at least. tol=0 takes all steps.
     """
     bounds: list[float] = []
@@ -76,14 +77,19 @@ def newton(objective, point, *, max_iter: int, tol: float, tick: Callable[[float
     try:
         while len(bounds) < max_iter and not converged:
             size = max(1.0, abs(point.bound))
-            rho, new = 2.0, None
+            rho, new, bound = 2.0, None, math.nan
             while new is None and rho > 1e-3:
                 rho /= 2
                 with contextlib.suppress(np.linalg.LinAlgError):  # a matrix with NaN, for instance
                     tried = objective.step(point, rho)
-                    if tried.bound >= point.bound - 1e-12 * size:
-                        new = tried
+                    bound = tried.bound
+                    new = tried if bound >= point.bound - 1e-12 * size else None
             if new is None:
+                if not math.isfinite(bound):
+                    raise NumericalError(
+                        f"Step {len(bounds) + 1} has no finite bound, however short it is: numbers overflow. Try "
+                        "scaling X, or weights of a mean near 1."
+                    )
                 converged = True
                 break
             point, bounds = new, [*bounds, new.bound]
@@ -138,13 +144,13 @@ class Batches:
 
     A batch is an int64 array of row numbers of the kernel set k. The last one of an epoch may be short; the objective
     gives each of its rows the weight that all rows have. With N <= batch_size the one batch is all rows in their order.
-    seed: an integer below 2^64."""
+    seed: an integer below 2^64. rows (N,): their numbers, where they are not all of 0 to N-1."""
 
-    def __init__(self, k, n_rows: int, batch_size: int, seed: int) -> None:
-        self.k, self.n_rows, self.batch_size, self.seed = k, n_rows, batch_size, seed
+    def __init__(self, k, n_rows: int, batch_size: int, seed: int, rows: Any = None) -> None:
+        self.k, self.n_rows, self.batch_size, self.seed, self.rows = k, n_rows, batch_size, seed, rows
         self.settings = {"n_rows": n_rows, "batch_size": batch_size, "seed": seed}
         self.same = n_rows <= batch_size  # is every batch the same array?
-        self._all = k.put(np.arange(n_rows)) if self.same else None
+        self._all = k.put(np.arange(n_rows) if rows is None else rows) if self.same else None
 
     def __len__(self) -> int:
         return -(-self.n_rows // self.batch_size)
@@ -155,7 +161,8 @@ class Batches:
             yield self._all
             return
         key = np.array([self.seed, number], np.uint64)
-        order = self.k.put(np.random.Generator(np.random.Philox(key=key)).permutation(self.n_rows))
+        some = self.n_rows if self.rows is None else self.rows
+        order = self.k.put(np.random.Generator(np.random.Philox(key=key)).permutation(some))
         for a in range(0, self.n_rows, self.batch_size):
             yield order[a : a + self.batch_size]
 

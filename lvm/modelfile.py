@@ -9,8 +9,9 @@ value is a JSON object:
     lvm      the version that wrote it                          bytes of the arrays
 
 Numbers are as JSON has them (Python writes floats so that they read back to the bit). A JSON object in params or fitted
-is always a tag with one key: {"tuple": [...]}, {"dict": {...}}, {"float": "nan" | "inf" | "-inf"}, {"array": "name of a
-tensor"}; NumPy scalars become Python's, arrays come back C-contiguous. The same model gives the same bytes.
+is always a tag with one key: {"tuple": [...]}, {"dict": {...}}, {"items": [[key, value], ...]} for a dict of keys that
+are not all strings, {"float": "nan" | "inf" | "-inf"}, {"array": "name of a tensor"}; NumPy scalars become Python's,
+arrays come back C-contiguous. The same model gives the same bytes.
 
 What an estimator has, to be saved and loaded (and its class a line in `_CLASSES`):
 
@@ -25,6 +26,7 @@ What an estimator has, to be saved and loaded (and its class a line in `_CLASSES
         rule         None or a name in `_RULES`, which the values obey
     _check_params()  raises ValueError or TypeError when a parameter is not what `fit` wants
     _check_fitted()  raises NotFittedError
+    _check_unchanged()  may be missing; raises ValueError where a parameter that answers read was changed since fit
     _check_state()   may be missing; raises ValueError where fitted attributes do not agree
     get_params()     and a constructor that takes what it gives
 
@@ -102,6 +104,7 @@ def save(estimator, path) -> None:
         raise TypeError(f"Only lvm's own estimators can be saved: {', '.join(_CLASSES)}. Got {name}. Try pickle.")
     estimator._check_fitted()
     estimator._check_params()
+    getattr(estimator, "_check_unchanged", lambda: None)()
     try:
         data = _encode(estimator)
         _decode(io.BytesIO(data), len(data))  # what is written can be read: the checks of load are those of save
@@ -254,6 +257,8 @@ def _pack(value, name, arrays):
         return {"tuple": [_pack(v, name, arrays) for v in value]}
     if isinstance(value, dict) and all(isinstance(key, str) for key in value):
         return {"dict": {key: _pack(v, name, arrays) for key, v in value.items()}}
+    if isinstance(value, dict) and all(isinstance(key, (str, int, float, np.bool_, np.number)) for key in value):
+        return {"items": [[_pack(key, name, arrays), _pack(v, name, arrays)] for key, v in value.items()]}
     what = f"a {type(value).__name__}"
     if hasattr(value, "__array__"):  # also a data frame
         a = _plain(value)
@@ -275,6 +280,10 @@ def _unpack(value, arrays):
             return tuple(_unpack(content, arrays))
         if tag == "dict" and isinstance(content, dict):
             return {key: _unpack(v, arrays) for key, v in content.items()}
+        if tag == "items" and isinstance(content, list) and all(isinstance(v, list) and len(v) == 2 for v in content):
+            pairs = [(_unpack(key, arrays), _unpack(v, arrays)) for key, v in content]
+            if all(isinstance(key, (str, int, float)) for key, _ in pairs):
+                return dict(pairs)
         if tag == "float" and content in ("nan", "inf", "-inf"):
             return float(content)
         if tag == "array" and isinstance(content, str) and content in arrays:

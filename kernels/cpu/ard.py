@@ -22,6 +22,8 @@ from ..jit import FAST, kernel
 from ..shared.scalar import shared
 
 DEPENDENT = 1e-8
+ALIKE = 1 - 1e-8  # columns whose squared cosine is at least this are one: a second one would share the first's alpha
+TINY = 1e-280  # H_ii below is 0
 
 
 @shared
@@ -35,7 +37,7 @@ def best(s, q, whole):
     """The alpha of the most evidence; 0 for a column of which the others leave but rounding: whole is its H_ii.
 
     And 0 where q² is above s by a rounding: 1/alpha would be too large for the factor to lose it again."""
-    return (q * q / s - 1) / s if s > DEPENDENT * whole and q * q > (1 + 1e-6) * s else 0.0
+    return (q * q / s - 1) / s if s > DEPENDENT * whole and s > TINY and q * q > (1 + 1e-6) * s else 0.0
 
 
 @shared
@@ -65,7 +67,9 @@ def lower(U, first, R, x):
 
 @kernel("T2 T1 i1 i1w T2w T1w d i", fastmath=FAST)
 def _full(H, h, candidates, active, U, alpha, tol, sweeps):
-    n, place = len(H), np.full(alpha.size, -1)
+    n, place, row = len(H), np.full(alpha.size, -1), np.full(alpha.size, -1)
+    for m in range(n):
+        row[candidates[m]] = m
     x, z, mu = np.empty(n), np.empty(n), np.empty(n)
     R = 0
     while n > R and active[R] >= 0:
@@ -105,6 +109,10 @@ def _full(H, h, candidates, active, U, alpha, tol, sweeps):
                     v += x[p] * x[p]
                 s = H[m, i] - v
             new = best(s, q, H[m, i])
+            for p in range(R if at < 0 and new > 0 else 0):
+                j = active[p]
+                if H[m, j] * H[m, j] >= ALIKE * H[m, i] * H[row[j], j]:
+                    new = 0.0
             if abs(new - old) <= 1e-9 * old:
                 continue
             gained += gain(s, q, new) - gain(s, q, old)

@@ -134,14 +134,18 @@ class Sites(NamedTuple):
         return self.H[np.ix_(at, active)], self.h[active]
 
 
-def begin(sites):
+def begin(sites, alike, tiny):
     """alpha (D,) to begin the sweeps at: a few of MacKay's steps for all candidates at once, from 1/H_ii on.
 
-    alpha_i = mu_i²/(1 - Sigma_ii/alpha_i) (MacKay 1992). Sweeps that begin at 0 end at a lower maximum more often."""
+    alpha_i = mu_i²/(1 - Sigma_ii/alpha_i) (MacKay 1992). Sweeps that begin at 0 end at a lower maximum more often. Of
+    columns that are alike (`ard`), the last one."""
     alpha = np.zeros(len(sites.h))
-    active = sites.which[sites.diagonal[sites.which] > 0]
+    active = sites.which[sites.diagonal[sites.which] > tiny]
     H, h = sites.of(active)
-    S, A, kept = np.diag(H), 1 / np.diag(H), np.arange(len(active))
+    S = np.diag(H)
+    same = alike * S * S[:, None] <= H**2
+    kept = np.flatnonzero(~np.triu(same, 1).any(axis=1))
+    A = 1 / S[kept]
     for _ in range(BEGIN):
         r = np.sqrt(A)
         X = np.linalg.inv(factor(H[np.ix_(kept, kept)], r))
@@ -170,7 +174,7 @@ class Relevance:
         if self.prior == "gaussian":
             return self._shared(sites, alpha), sites.which
         tol = REST * (1 + abs(bound)) * self.weight
-        alpha = alpha if alpha.any() else begin(sites)
+        alpha = alpha if alpha.any() else begin(sites, self.host.ard.ALIKE, self.host.ard.TINY)
         active = np.flatnonzero(alpha)
         H = sites.H[np.searchsorted(sites.which, active)]
         R, n, h = len(active), len(sites.which), sites.h
@@ -398,11 +402,12 @@ class Minibatch:
     factor (x - shift). Where `seed` is None F_n is exact, else that of one draw of f_n for each row of a batch (local
     reparameterisation: Kingma, Salimans & Welling 2015).
 
-    X (N,D), y (N,), w (N,) or (0,) of the kernel set k, all of one dtype; rows from `fitted` on are held out."""
+    X (N,D), y (N,), w (N,) or (0,) of the kernel set k, all of one dtype; `rows`, of summed weight `weight`, are those
+    to fit, `held` those held out: numbers, NumPy."""
 
-    def __init__(self, k, X, y, w, weight, fitted, shift, factor, prior, seed, batch_size, warm, parameters):
+    def __init__(self, k, X, y, w, weight, rows, held, shift, factor, prior, seed, batch_size, warm, parameters):
         self.k, self.X, self.y, self.w, self.parameters = k, X, y, w, parameters
-        self.weight, self.fitted, self.shift, self.factor = weight, fitted, shift, factor
+        self.weight, self.rows, self.held, self.shift, self.factor = weight, rows, held, shift, factor
         self.seed, self.warm = seed, max(warm, 1)
         P, T = parameters.shapes["mu"][0], parameters.dtype
         self.shared = X.shape[1] if prior == "gaussian" else 0
@@ -419,7 +424,7 @@ class Minibatch:
         if self.seed is not None:
             k.random.normal(self.seed, 0, counter, eps)
         k.relevance.local(self.X, batch, self.shift, self.factor, self.y, self.w, mu, self.S, eps, sums)
-        scale, g = self.fitted / (B * self.weight), p.gradients
+        scale, g = len(self.rows) / (B * self.weight), p.gradients
         k.relevance.finish(
             mu,
             rho,
@@ -445,27 +450,32 @@ class Minibatch:
 
     def validate(self):
         """The exact expected log-likelihood of the held-out rows, in place of that of the others, less the KL."""
-        k, T, a = self.k, self.parameters.dtype, self.fitted
-        mu, rho = self.parameters.views["mu"], self.parameters.views["rho"]
+        k, T = self.k, self.parameters.dtype
+        mu, rho, total, weight = self.parameters.views["mu"], self.parameters.views["rho"], 0.0, 0.0
         k.relevance.spread(mu, rho, self.shared, self.S, self.alpha)
-        N = len(self.X) - a
-        m, v, F, g, l = (k.empty(N, T) for _ in range(5))
-        k.relevance.moments(self.X[a:], self.shift, self.factor, mu, self.S, m, v)
-        m, w = k.get(m) * k.get(self.y[a:]), k.get(self.w[a:]) if len(self.w) else np.ones(N)
-        k.logistic.expectation(k.put(m), v, F, g, l)
-        return float(w @ k.get(F) / w.sum()) - divergence(*self.posterior()) / self.weight
+        rows, none = k.put(self.held), k.put(np.empty(0, T))
+        for some, sums in self._pieces(rows):
+            k.relevance.local(self.X, some, self.shift, self.factor, self.y, self.w, mu, self.S, none, sums)
+            F, w = k.get(sums).astype(float).sum(0)[-2:]
+            total, weight = total + F, weight + w
+        return total / weight - divergence(*self.posterior()) / self.weight
+
+    def _pieces(self, rows):
+        """Parts of rows, as many at a time as a batch has, and room for their sums."""
+        size, run = len(self.sums) * self.k.relevance.RUN, self.k.relevance.RUN
+        for a in range(0, len(rows), size):
+            some = rows[a : min(a + size, len(rows))]
+            yield some, self.sums[: -(-len(some) // run)]
 
     def relevant(self):
         """Of each weight, is its best alpha above 0, given all others? (P,), from a pass over the rows.
 
         As in `ard.diagonal`: q² > s with s = sum w lambda z² = -2 dF/dS, q = dF/dmu + s mu."""
-        k, P, size = self.k, len(self.S), max(len(self.sums) * self.k.relevance.RUN, 1)
+        k, P = self.k, len(self.S)
         mu, total = self.parameters.views["mu"], np.zeros(2 * P)
         k.relevance.spread(mu, self.parameters.views["rho"], self.shared, self.S, self.alpha)
-        rows, none = k.put(np.arange(self.fitted)), k.put(np.empty(0, self.parameters.dtype))
-        for a in range(0, self.fitted, size):
-            some = rows[a : min(a + size, self.fitted)]
-            sums = self.sums[: -(-len(some) // k.relevance.RUN)]
+        rows, none = k.put(self.rows), k.put(np.empty(0, self.parameters.dtype))
+        for some, sums in self._pieces(rows):
             k.relevance.local(self.X, some, self.shift, self.factor, self.y, self.w, mu, self.S, none, sums)
             total += k.get(sums).astype(float).sum(0)[: 2 * P]
         s = -2 * total[P:]
