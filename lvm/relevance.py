@@ -26,7 +26,7 @@ from .objectives.relevance import Design, Logistic, Minibatch, Posterior, Regres
 from .parameters import Parameters
 
 OCTAVES = np.arange(-4, 7)  # gammas tried: 2^octave/(sum of the columns' variances, rounded to a power of 2)
-PATIENCE = 4  # gammas without a better one, after which narrower ones are not tried
+PATIENCE = 4  # gammas without a better one, after which narrower ones are not tried; 2 where it is clear
 FOLDS = 5
 LOOKED_AT = 4096  # rows that choose gamma, at most
 HEAVIEST = 1e12
@@ -863,7 +863,7 @@ class _Machine(_Sparse):
             train, test = np.flatnonzero(folds != f), np.flatnonzero(folds == f)
             if len(train):
                 parts.append((train, test, X[self._centres(X, train, rng)]))
-        best, gamma, waited = np.inf, unit, 0
+        best, gamma, waited, weight = np.inf, unit, 0, w.sum() if w.size else len(X)
         before: dict[tuple[int, int], np.ndarray] = {}
         with progress("Width", self.verbose, interval=1) as tick:
             for octave in OCTAVES:
@@ -875,6 +875,7 @@ class _Machine(_Sparse):
                     )
                     climbs = []
                     for i, p in enumerate(some):
+                        p.rest = 1e-6
                         climb = newton(p, p.start(before.get((f, i))), max_iter=self.max_iter, tol=1e-4)
                         if climb.interrupted:
                             raise KeyboardInterrupt("fit was stopped; the model is as it was before")
@@ -889,11 +890,11 @@ class _Machine(_Sparse):
                         held.append([np.concatenate([k.get(part[i]) for part in got]) for i in (0, 1)])
                     total += loss(held, climbs, y[test], weights(test))
                 if tick is not None:
-                    tick(-total / (w.sum() if w.size else len(X)))
+                    tick(-total / weight)
                 waited += 1
                 if total < best:
                     best, gamma, waited = total, g, 0
-                if waited >= PATIENCE:
+                if waited >= PATIENCE or (waited > 1 and total - best > np.sqrt(weight)):
                     break
         return float(gamma)
 

@@ -31,7 +31,7 @@ MANY = 512  # columns up to which all of H is formed; of more, the active ones a
 CANDIDATES = 128
 KEPT = 1 << 25  # bytes of phi that are kept, not made anew for each pass
 BEGIN = 10
-SWEEPS, REST = 200, 1e-9  # over all alpha, until one gains less than this in nats per row: they rest
+SWEEPS = 200
 QUIET = 1e-12  # noise variance, as a part of that of y, below which it is rounding
 
 
@@ -160,7 +160,9 @@ class Relevance:
     """What the models share: prior variances by evidence, on the CPU kernel set `host`.
 
     prior: "ard", an alpha for each weight, or "gaussian", one for all but the intercept's (the last of the weights).
-    full: is Sigma?"""
+    full: is Sigma? Alphas rest when a sweep over all of them gains less than `rest` nats per row."""
+
+    rest = 1e-9
 
     def __init__(self, k, host, design, w, intercept, prior, full):
         self.k, self.host, self.design, self.w, self.intercept = k, host, design, w, intercept
@@ -173,7 +175,7 @@ class Relevance:
         D, alpha = self.design.D, alpha.copy()
         if self.prior == "gaussian":
             return self._shared(sites, alpha), sites.which
-        tol = REST * (1 + abs(bound)) * self.weight
+        tol = self.rest * (1 + abs(bound)) * self.weight
         alpha = alpha if alpha.any() else begin(sites, self.host.ard.ALIKE, self.host.ard.TINY)
         active = np.flatnonzero(alpha)
         H = sites.H[np.searchsorted(sites.which, active)]
@@ -237,7 +239,7 @@ class Relevance:
         for _ in range(SWEEPS):
             q = posterior(np.arange(D), H, h, alpha, self.full)
             now = self._evidence(q, H, h, alpha)
-            if not now > last + REST * self.weight:
+            if not now > last + self.rest * self.weight:
                 return alpha if now > last else kept
             last, kept, alpha = now, alpha, alpha.copy()
             for group in filter(len, groups):
