@@ -710,7 +710,8 @@ def plot_reliability(probabilities, y, *, classes=None, n_bins: int = 10, ax=Non
 
 
 def plot_bound(model, *, ax=None):
-    """The lower bound, `model.lower_bounds_`, after each iteration of `fit`: mean nats per row, which never falls.
+    """The lower bound, `model.lower_bounds_`, after each iteration of `fit`: mean nats per row. It never falls, unless
+    it is an estimate, as Adam's is.
 
     Raises ImportError without matplotlib, NotFittedError for a model without `lower_bounds_`.
 

@@ -180,10 +180,10 @@ class _End(NamedTuple):
 def _check_weight(sample_weight, n):
     """Weights (n,), ones where there are none."""
     w = check_sample_weight(sample_weight, n)
-    return np.ones(n) if w is None else _moderate(w)
+    return np.ones(n) if w is None else _counts(w)
 
 
-def _moderate(w):
+def _counts(w):
     """Weights that can be counts of rows."""
     if not w.max() < HEAVIEST:
         raise ValueError(
@@ -229,6 +229,8 @@ class _Classifier(_Sparse):
         K, C = len(self.classes_), len(self.intercept_)
         if K < 2 or (1 if K == 2 else K) != C:
             raise ValueError(f"classes_ are {K}, which does not fit {C} problems")
+        if not (self.classes_[:-1] < self.classes_[1:]).all():
+            raise ValueError("classes_ must rise")
 
     def decision_function(self, X) -> np.ndarray:
         """The logit of each class's integrated probability, log E[p] - log E[1 - p] over the posterior, in nats.
@@ -282,7 +284,7 @@ class _Classifier(_Sparse):
             factor = [check_real("class_weight", self.class_weight.get(c, 1), 0, who=who) for c in classes.tolist()]
         elif self.class_weight == "balanced":
             factor = totals.sum() / (np.count_nonzero(totals) * np.where(totals > 0, totals, 1))
-        w = _moderate(w * np.asarray(factor)[codes])
+        w = _counts(w * np.asarray(factor)[codes])
         kept = np.flatnonzero(np.bincount(codes, w, len(classes)))
         if len(kept) < 2:
             raise ValueError(
@@ -330,7 +332,8 @@ class VariationalLogisticRegression(_Classifier):
         Newton stops when the last gain of a step, which is sweeps over all alpha until they rest and a pass over X, and
         the gain still to come as estimated from the last two, are below this times the bound (in nats per row, taken as
         1 where it is less); 0 takes all steps. Adam stops when the mean bound of n_epochs_no_change epochs is not more
-        than 100 tol nats per row above that of the ones before.
+        than 100 tol nats per row above that of the ones before; with early_stopping, when the held-out bound has not
+        risen by more than that for as many epochs.
     max_iter : int, default 500
         Most steps of Newton.
     batch_size, max_epochs, learning_rate, n_epochs_no_change, early_stopping, validation_fraction, clip_norm,
