@@ -771,7 +771,7 @@ class _Machine(_Sparse):
                 (1.0, False, 0.0, 1) if self.kernel == "linear" else (gamma, rbf, float(self.coef0), int(self.degree))
             )
             if not rbf:
-                self._check_products(X - mean, basis - mean, gamma)
+                self._check_products(X, basis, gamma, mean)
 
             def fill(a, b, Phi):
                 rows = x[a:b]
@@ -782,11 +782,14 @@ class _Machine(_Sparse):
 
         return Design(k, len(X), M + ones, fill)
 
-    def _check_products(self, X, basis, gamma):
+    def _check_products(self, X, basis, gamma, mean):
         """Squares of the kernel's values must be numbers."""
-        size = [float(np.abs(a).max(initial=0)) for a in (X, basis)]
+        ends = [
+            a.astype(float) - mean for rows in (X, basis) if len(rows) for a in (rows.max(axis=0), rows.min(axis=0))
+        ]
+        size = float(np.abs(ends).max())
         with np.errstate(over="ignore"):
-            most = np.float64(size[0]) * size[1] * X.shape[1]
+            most = np.float64(size) * size * X.shape[1]
             most = most if self.kernel == "linear" else (gamma * most + self.coef0) ** self.degree
         if not most < 1e140:
             raise ValueError(f"Values of kernel={self.kernel!r} go up to {most:g}. Try scaling X, or a smaller gamma.")
