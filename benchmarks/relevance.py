@@ -117,11 +117,6 @@ class Classifier:
 
     track_bound.unit = "nats per row"
 
-    def track_vectors(self, *_):
-        return self.model.n_relevant_
-
-    track_vectors.unit = "vectors"
-
     def track_error(self, *_):
         return 1 - self.model.score(*self.test)
 
@@ -146,11 +141,6 @@ class Regressor:
         return self.model.lower_bound_
 
     track_bound.unit = "nats per row"
-
-    def track_vectors(self, *_):
-        return self.model.n_relevant_
-
-    track_vectors.unit = "vectors"
 
     def track_error(self, *_):
         return float(np.sqrt(np.mean((self.model.predict(self.x) - np.sinc(self.x[:, 0] / np.pi)) ** 2)))
