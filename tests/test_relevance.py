@@ -300,8 +300,8 @@ def test_with_rows_of_h_for_candidates_alone_the_answer_is_the_same(covariance, 
 
 
 @pytest.mark.parametrize("kind", ["classes", "targets"])
-def test_more_columns_than_rows_with_and_without_all_of_h(kind, monkeypatch):
-    """800 columns of 30 rows."""
+def test_where_some_rows_of_h_lead_all_of_them_lead_no_further(kind):
+    """800 columns of 30 rows. (Begun with all of H, the fit may end at another maximum.)"""
     X, y = wide(30, 800)
     if kind == "targets":
         y = X[:, 3] - X[:, 796] + 0.1 * rng(1).standard_normal(30)
@@ -310,9 +310,10 @@ def test_more_columns_than_rows_with_and_without_all_of_h(kind, monkeypatch):
     got = climbed(make(), tol=1e-5)
     assert len(got.params.q.active) < 30
     assert {3, 796} <= set(got.params.q.active) or kind == "classes"
-    monkeypatch.setattr(objective, "MANY", 10_000)
-    want = climbed(make(), tol=1e-5)
-    assert abs(got.bound - want.bound) < 0.2 * abs(want.bound)  # where they end depends on the order of columns
+    whole, point, every = make(), got.params, np.arange(800)
+    if kind == "classes":
+        point = point._replace(sites=whole._sites(point.q, every)[1])
+    assert whole.step(point._replace(which=every) if kind == "targets" else point, 1.0).bound < got.bound + 1e-4
 
 
 def test_no_square_matrix_is_made_of_many_columns():
