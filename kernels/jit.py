@@ -131,10 +131,11 @@ def signature(words: list, T, readonly=True) -> tuple:
     )
 
 
-def kernel(spec: str, **options):
+def kernel(spec: str, cached: bool = True, **options):
     """Decorator: compile the function for the argument types `spec`, lazily, for float32 or float64.
 
-    `options` go to numba.njit (fastmath=FAST in inner loops; never fastmath=True, under which isfinite(nan) is true).
+    cached=False is for a closure over a user's function, which no file can keep. `options` go to numba.njit
+    (fastmath=FAST in inner loops; never fastmath=True, under which isfinite(nan) is true).
     The result has `.py`, the plain function, and `.compiled(dtype)`, the numba dispatcher, for other jitted code.
     """
     words = spec.split()
@@ -158,7 +159,7 @@ def kernel(spec: str, **options):
                         )
                     f = numba.njit(**(FLAGS | options))(py)
                     if f is not py:  # NUMBA_DISABLE_JIT=1 leaves the plain function
-                        cache = _cache(py, FLAGS | options)
+                        cache = _cache(py, FLAGS | options) if cached else None
                         if cache is not None:
                             f._cache = cache
                         f.compile(signature(words, numba.from_dtype(dtype)))

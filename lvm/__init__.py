@@ -28,6 +28,7 @@ _where = {
     "ModelFileError": "modelfile",
     "NotFittedError": "estimator",
     "NumericalError": "estimator",
+    "PlanarFlow": "flow",
     "ProbabilisticPCA": "ppca",
     "RelevanceVectorClassifier": "relevance",
     "RelevanceVectorRegressor": "relevance",
@@ -38,7 +39,7 @@ _where = {
     "select_mixture": "selection",
     "show_versions": "__main__",
 }
-_modules = ("datasets", "kernels", "plotting")
+_modules = ("datasets", "evidence", "kernels", "plotting", "targets")
 __all__ = ["__version__", *_where, *_modules]
 
 
@@ -48,12 +49,15 @@ def __dir__():
 
 if TYPE_CHECKING:  # what a type checker and an editor read in place of the lazy names
     from . import datasets as datasets
+    from . import evidence as evidence
     from . import kernels as kernels
     from . import plotting as plotting
+    from . import targets as targets
     from .__main__ import show_versions as show_versions
     from .estimator import ConvergenceWarning as ConvergenceWarning
     from .estimator import NotFittedError as NotFittedError
     from .estimator import NumericalError as NumericalError
+    from .flow import PlanarFlow as PlanarFlow
     from .kernels.pool import get_num_threads as get_num_threads
     from .kernels.pool import set_num_threads as set_num_threads
     from .mixture import GaussianMixture as GaussianMixture

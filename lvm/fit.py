@@ -144,36 +144,38 @@ class Batches:
 
     A batch is an int64 array of row numbers of the kernel set k. The last one of an epoch may be short; the objective
     gives each of its rows the weight that all rows have. With N <= batch_size the one batch is all rows in their order.
-    seed: an integer below 2^64. rows (N,): their numbers, where they are not all of 0 to N-1."""
+    seed: an integer below 2^64. rows (N,): their numbers, where they are not all of 0 to N-1. passes: how often an
+    epoch goes over them."""
 
-    def __init__(self, k, n_rows: int, batch_size: int, seed: int, rows: Any = None) -> None:
+    def __init__(self, k, n_rows: int, batch_size: int, seed: int, rows: Any = None, passes: int = 1) -> None:
         self.k, self.n_rows, self.batch_size, self.seed, self.rows = k, n_rows, batch_size, seed, rows
-        self.settings = {"n_rows": n_rows, "batch_size": batch_size, "seed": seed}
+        self.passes = passes
+        self.settings = {"n_rows": n_rows, "batch_size": batch_size, "seed": seed, "passes": passes}
         self.same = n_rows <= batch_size  # is every batch the same array?
         self._all = k.put(np.arange(n_rows) if rows is None else rows) if self.same else None
 
     def __len__(self) -> int:
-        return -(-self.n_rows // self.batch_size)
+        return self.passes * -(-self.n_rows // self.batch_size)
 
     def epoch(self, number: int) -> Iterator[Any]:
         """The batches of an epoch."""
         if self.same:
-            yield self._all
+            yield from itertools.repeat(self._all, self.passes)
             return
-        key = np.array([self.seed, number], np.uint64)
         some = self.n_rows if self.rows is None else self.rows
-        order = self.k.put(np.random.Generator(np.random.Philox(key=key)).permutation(some))
-        for a in range(0, self.n_rows, self.batch_size):
-            yield order[a : a + self.batch_size]
+        for i in range(number * self.passes, (number + 1) * self.passes):
+            key = np.array([self.seed, i], np.uint64)
+            order = self.k.put(np.random.Generator(np.random.Philox(key=key)).permutation(some))
+            for a in range(0, self.n_rows, self.batch_size):
+                yield order[a : a + self.batch_size]
 
 
 class Steps:
-    """Epochs of n steps, in place of `Batches`, for an objective without data: its batch is None."""
+    """Epochs of n steps, in place of `Batches`, for an objective without data: its batch is None. same=False for one
+    whose steps do something on the host, and cannot be recorded."""
 
-    same = True
-
-    def __init__(self, n: int) -> None:
-        self.n, self.settings = n, {"steps_per_epoch": n}
+    def __init__(self, n: int, same: bool = True) -> None:
+        self.n, self.same, self.settings = n, same, {"steps_per_epoch": n}
 
     def __len__(self) -> int:
         return self.n

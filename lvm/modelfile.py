@@ -57,6 +57,7 @@ _FORMAT = "lvm-1"
 # the only classes a file can name, and where they are
 _CLASSES = {
     "GaussianMixture": "lvm.mixture",
+    "PlanarFlow": "lvm.flow",
     "ProbabilisticPCA": "lvm.ppca",
     "RelevanceVectorClassifier": "lvm.relevance",
     "RelevanceVectorRegressor": "lvm.relevance",

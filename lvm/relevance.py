@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from . import kernels
+from . import kernels, starts
 from .estimator import (
     ConvergenceWarning,
     Estimator,
@@ -566,7 +566,7 @@ class VariationalLogisticRegression(_Classifier):
             held, rows = np.sort(order[:n]), np.sort(order[n:])
         if not len(rows):
             raise ValueError(f"validation_fraction={self.validation_fraction} leaves no rows to fit of {N}.")
-        shift, spread = _column_spread(X, w)
+        shift, spread = starts.column_spread(X, w)
         shift = shift if self.fit_intercept else np.zeros(D)
         factor = 1 / spread if self.prior == "ard" else np.full(D, 1 / np.sqrt((spread**2).mean()))
         with np.errstate(over="ignore"):
@@ -670,17 +670,6 @@ def _weighted_mean(X, w):
         some = X[a : a + 4096] - first
         total += w[a : a + 4096] @ some if w.size else some.sum(axis=0)
     return first + total / (w.sum() if w.size else len(X))
-
-
-def _column_spread(X, w):
-    """Means and standard deviations (D,) of the columns, of at most 65536 rows spread over X; 1 for constant ones."""
-    run = min(max(1, 65536 * 1024 // len(X)), 1024)  # of each 1024 rows: in a row, for X may be on a disk
-    at = [slice(a, min(a + run, len(X))) for a in range(0, len(X), 1024)]
-    weights, first = [w[i] if w.size else np.ones(i.stop - i.start) for i in at], X[0].astype(float)
-    total = max(sum(v.sum() for v in weights), 1e-300)
-    mean = first + sum(v @ (X[i] - first) for v, i in zip(weights, at)) / total
-    spread = np.sqrt(sum(v @ (X[i] - mean) ** 2 for v, i in zip(weights, at)) / total)
-    return mean, np.where(spread > 0, spread, 1.0)
 
 
 def _linear(k, X, mean, intercept):

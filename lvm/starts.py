@@ -163,3 +163,14 @@ def _distances(k, X, Z, inverse):
     d2 = k.empty((len(Z), len(X)), X.dtype)
     k.mixture.squared_distances(X, k.put(np.ascontiguousarray(Z)), k.put(inverse), d2)
     return k.get(d2)
+
+
+def column_spread(X, w):
+    """Means and standard deviations (D,) of the columns, of at most 65536 rows spread over X; 1 for constant ones."""
+    run = min(max(1, 65536 * 1024 // len(X)), 1024)  # of each 1024 rows: in a row, for X may be on a disk
+    at = [slice(a, min(a + run, len(X))) for a in range(0, len(X), 1024)]
+    weights, first = [w[i] if w.size else np.ones(i.stop - i.start) for i in at], X[0].astype(float)
+    total = max(sum(v.sum() for v in weights), 1e-300)
+    mean = first + sum(v @ (X[i] - first) for v, i in zip(weights, at)) / total
+    spread = np.sqrt(sum(v @ (X[i] - mean) ** 2 for v, i in zip(weights, at)) / total)
+    return mean, np.where(spread > 0, spread, 1.0)

@@ -54,7 +54,10 @@ ARROWS = {
     "lvm.selection": ("lvm.mixture lvm.estimator lvm.kernels.pool", "numpy tqdm"),
     "lvm.starts": ("", "numpy"),
     "lvm.*": (  # a family
-        "lvm.fit lvm.starts lvm.objectives lvm.estimator lvm.kernels lvm.modelfile lvm.parameters lvm.distributions",
+        (
+            "lvm.fit lvm.starts lvm.objectives lvm.estimator lvm.kernels lvm.modelfile lvm.parameters "
+            "lvm.distributions lvm.evidence lvm.targets"
+        ),
         "numpy scipy tqdm",
     ),
 }

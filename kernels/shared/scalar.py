@@ -89,10 +89,10 @@ def nearest(x):
 
 
 @shared
-def exp_parts(x):
-    """k, q with e^x = 2^k (1 + q): k whole, q in [-0.30, 0.42] and as accurate as x (q = x + x²/2 near 0).
+def exp_terms(x):
+    """k, r, t with e^x = 2^k (1 + r + t): k whole, r = x - k log 2, |r| <= log(2)/2, t = e^r - 1 - r.  Needs |x| < 1e4.
 
-    q = e^r - 1 = r + r² (1/2 + r/6 + r²/24 + ...),   r = x - k log 2,   |r| <= log(2)/2.   Needs |x| < 1e4."""
+    t = r² (1/2 + r/6 + r²/24 + ...) has its full relative accuracy, however small r is."""
     T = type(x)
     k = nearest(x * T(1.4426950408889634))
     r = (x - k * T(LN2_HIGH)) - k * T(LN2_LOW)
@@ -101,7 +101,16 @@ def exp_parts(x):
         p = T(1 / 39916800) + r * (T(1 / 479001600) + r * T(1 / 6227020800))
         p = T(1 / 40320) + r * (T(1 / 362880) + r * (T(1 / 3628800) + r * p))
     p = T(1 / 6) + r * (T(1 / 24) + r * (T(1 / 120) + r * (T(1 / 720) + r * (T(1 / 5040) + r * p))))
-    return k, r + r * r * (T(1 / 2) + r * p)
+    return k, r, r * r * (T(1 / 2) + r * p)
+
+
+@shared
+def exp_parts(x):
+    """k, q with e^x = 2^k (1 + q): k whole, q in [-0.30, 0.42] and as accurate as x (q = x + x²/2 near 0).
+
+    q = r + t of `exp_terms`.   Needs |x| < 1e4."""
+    k, r, t = exp_terms(x)
+    return k, r + t
 
 
 @shared
@@ -162,6 +171,19 @@ def log1p_unit(e):
     near = e < T(0.4142)
     y = log1p_small(e if near else (e - T(1)) * T(0.5))
     return y if near else T(LN2_HIGH) + (y + T(LN2_LOW))
+
+
+@shared
+def split(x):
+    """m, k with x = 2^k m, m in [1, 2): of a normal number above 0. k is a float.
+
+    A product of many numbers keeps its range and costs one log in the end: m, k of each part of it, the k summed."""
+    T = type(x)
+    if is_float32(x):
+        m = from_bits((bits(x) & np.uint32(2**23 - 1)) | bits(T(1)), x)
+        return m, from_bits((bits(x) >> np.uint32(23)) | bits(T(2.0**23)), x) - T(2.0**23 + 127)
+    m = from_bits((bits(x) & np.uint64(2**52 - 1)) | bits(T(1)), x)
+    return m, from_bits((bits(x) >> np.uint64(52)) | bits(T(2.0**52)), x) - T(2.0**52 + 1023)
 
 
 @shared
