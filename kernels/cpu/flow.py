@@ -169,16 +169,19 @@ def finish(kinds, u, w, b, sums, scale, gu, gw, gb, totals):
 def _load(X, rows, first, shift, factor, z):
     """z (D,n) = the rows `first` and on, standardised; after the last one, zeros."""
     T = z.dtype.type
-    D, n = z.shape
+    D, n = len(shift), z.shape[1]
     count = min(n, (rows.size if rows.size else len(X)) - first)
-    for j in range(n):
-        if j < count:
-            r = rows[first + j] if rows.size else first + j
-            for d in range(D):
-                z[d, j] = (X[r, d] - shift[d]) * factor[d]
+    for d in range(D):
+        x, v, f = z[d], shift[d], factor[d]
+        if rows.size:
+            for j in range(count):
+                x[j] = (X[rows[first + j], d] - v) * f
         else:
-            for d in range(D):
-                z[d, j] = T(0)
+            some = X[first : first + count, d]
+            for j in range(some.size):
+                x[j] = (some[j] - v) * f
+        for j in range(count, n):
+            x[j] = T(0)
     return count
 
 
@@ -207,7 +210,7 @@ def _push(kinds, table, inverse, z, h, s, l, a, c, p, e):
 
     The d of planar layers are multiplied, as 2^e p, for the sake of one log in the end."""
     T = z.dtype.type
-    D, K = len(z), len(kinds)
+    D, K = (table.shape[1] - 3) // 2, len(kinds)
     tau = T(-1) if inverse else T(1)
     for i in range(a.size):
         l[i], p[i], e[i] = T(0), T(1), T(0)
@@ -216,12 +219,10 @@ def _push(kinds, table, inverse, z, h, s, l, a, c, p, e):
         row, hk, sk = table[k], h[k], s[k]
         if kinds[k] == PLANAR:
             m, sigma = row[2 * D + 1], row[2 * D + 2]
-            for i in range(a.size):
-                a[i] = row[2 * D]
-            for d in range(D):
-                x, v = z[d], row[D + d]
+            for d in range(0, D, 2):
+                x, y, v, w = z[d], z[d + 1], row[D + d], row[D + d + 1] if d + 1 < D else T(0)
                 for i in range(a.size):
-                    a[i] += v * x[i]
+                    a[i] = (a[i] if d > 0 else row[2 * D]) + v * x[i] + w * y[i]
             if inverse:
                 _solve(a, m, sigma, c)
             for i in range(a.size):
@@ -229,10 +230,11 @@ def _push(kinds, table, inverse, z, h, s, l, a, c, p, e):
             for i in range(a.size):
                 p[i], k2 = split(p[i] * (hk[i] * hk[i] + sigma * sk[i]))
                 e[i] += k2
-            for d in range(D):
-                x, v = z[d], tau * row[d]
+            for d in range(0, D, 2):
+                x, y, v, w = z[d], z[d + 1], tau * row[d], tau * row[d + 1] if d + 1 < D else T(0)
                 for i in range(a.size):
                     x[i] += v * hk[i]
+                    y[i] += w * hk[i]
         elif kinds[k] == RADIAL:
             alpha, scale = row[2 * D + 1], row[2 * D + 2]
             for i in range(a.size):
@@ -274,7 +276,7 @@ def _pull(kinds, table, inverse, z, h, s, bz, bl, a, c, sums):
     To sums (K+1,2D+2) are added, for each layer, bû, bw, bb, bm; of radial ones 0, bz0, balpha, bs; of affine ones bu,
     the slopes in the log scale, 0, 0."""
     T = z.dtype.type
-    D, K = len(z), len(kinds)
+    D, K = (table.shape[1] - 3) // 2, len(kinds)
     tau = T(-1) if inverse else T(1)
     for j in range(K):
         k = j if inverse else K - 1 - j
@@ -282,15 +284,18 @@ def _pull(kinds, table, inverse, z, h, s, bz, bl, a, c, sums):
         b1, b2 = T(0), T(0)
         if kinds[k] == PLANAR:
             m, sigma = row[2 * D + 1], row[2 * D + 2]
-            for i in range(a.size):
-                a[i] = T(0)
-            for d in range(D):
-                x, b, v, total = z[d], bz[d], tau * row[d], T(0)
+            for d in range(0, D, 2):
+                x, y, b, g, t0, t1 = z[d], z[d + 1], bz[d], bz[d + 1], T(0), T(0)
+                v, w = tau * row[d], tau * row[d + 1] if d + 1 < D else T(0)
                 for i in range(a.size):
-                    a[i] += v * b[i]
-                    total += b[i] * hk[i]
+                    a[i] = (a[i] if d > 0 else T(0)) + v * b[i] + w * g[i]
+                    t0 += b[i] * hk[i]
+                    t1 += g[i] * hk[i]
                     x[i] -= v * hk[i]
-                out[d] += tau * total
+                    y[i] -= w * hk[i]
+                out[d] += tau * t0
+                if d + 1 < D:
+                    out[d + 1] += tau * t1
             for i in range(a.size):
                 q = T(1) / (hk[i] * hk[i] + sigma * sk[i])
                 ba = (a[i] - tau * T(2) * hk[i] * m * bl[i] * q) * sk[i]
@@ -301,12 +306,17 @@ def _pull(kinds, table, inverse, z, h, s, bz, bl, a, c, sums):
                 a[i] = ba
                 b1 += ba
                 b2 += bm
-            for d in range(D):
-                x, b, v, total = z[d], bz[d], row[D + d], T(0)
+            for d in range(0, D, 2):
+                x, y, b, g, t0, t1 = z[d], z[d + 1], bz[d], bz[d + 1], T(0), T(0)
+                v, w = row[D + d], row[D + d + 1] if d + 1 < D else T(0)
                 for i in range(a.size):
-                    total += a[i] * x[i]
+                    t0 += a[i] * x[i]
+                    t1 += a[i] * y[i]
                     b[i] += v * a[i]
-                out[D + d] += total
+                    g[i] += w * a[i]
+                out[D + d] += t0
+                if d + 1 < D:
+                    out[D + d + 1] += t1
         elif kinds[k] == RADIAL:
             alpha, scale, n = row[2 * D + 1], row[2 * D + 2], T(D - 1)
             for i in range(a.size):
@@ -371,7 +381,7 @@ def _pull(kinds, table, inverse, z, h, s, bz, bl, a, c, sums):
 def _forward(kinds, table, inverse, X, rows, shift, factor, Z, l):
     D, K = len(shift), len(kinds)
     n = min(BLOCK, (len(Z) + 15) // 16 * 16)
-    z, h, s = np.empty((D, n), X.dtype), np.empty((K, n), X.dtype), np.empty((K, n), X.dtype)
+    z, h, s = np.zeros((D + D % 2, n), X.dtype), np.empty((K, n), X.dtype), np.empty((K, n), X.dtype)
     flat = np.empty((5, n), X.dtype)
     for first in range(0, len(Z), n):
         count = _load(X, rows, first, shift, factor, z)
@@ -399,10 +409,9 @@ def forward(kinds, table, inverse, X, rows, shift, factor, Z, l):
 
 # ------------------------------------------------------------------------------------------- to the end, and back
 @piece
-def _end(which, z, bz, lp, a):
+def _end(which, D, z, bz, lp, a):
     """log p (n,) at z (D,n), and its slopes bz (D,n). (For GIVEN, bz is there, and log p is 0.)"""
     T = z.dtype.type
-    D = len(z)
     for i in range(a.size):
         a[i] = T(0)
     if which in (NORMAL, RING):
@@ -441,8 +450,8 @@ def _backward_with(target):
         D, K = len(shift), len(kinds)
         B = rows.size if rows.size else len(X)
         n = min(BLOCK, (B + 15) // 16 * 16)
-        z, h, s = np.empty((D, n), X.dtype), np.empty((K, n), X.dtype), np.empty((K, n), X.dtype)
-        bz, flat = np.empty((D, n), X.dtype), np.empty((7, n), X.dtype)
+        z, h, s = np.zeros((D + D % 2, n), X.dtype), np.empty((K, n), X.dtype), np.empty((K, n), X.dtype)
+        bz, flat = np.zeros((D + D % 2, n), X.dtype), np.empty((7, n), X.dtype)
         bl, lp, l, a, c = flat[0], flat[1], flat[2], flat[3], flat[4]
         beta = T(1)
         if annealing > 0:
@@ -456,7 +465,7 @@ def _backward_with(target):
                 bl[i] = T(1) if i < count else T(0)
             _push(kinds, table, inverse, z, h, s, l, a, c, flat[5], flat[6])
             if own:
-                f, g = target(np.ascontiguousarray(z[:, :count].T))
+                f, g = target(np.ascontiguousarray(z[:D, :count].T))
                 for i in range(count):
                     lp[i] = f[i]
                     for d in range(D):
@@ -466,7 +475,7 @@ def _backward_with(target):
                     for d in range(D):
                         bz[d, i] = given[first + i, d]
             if not own:
-                _end(which, z, bz, lp, a)
+                _end(which, D, z, bz, lp, a)
             for i in range(count):
                 sums[K, 0] += lp[i]
                 sums[K, 1] += l[i]
