@@ -3,7 +3,10 @@
 Shapes and letters as in lvm.kernels: N rows, D columns, K components, X (N,D), w (N,) or None for weights of one.
 """
 
+from math import factorial
+
 import numpy as np
+from scipy.optimize import brentq
 from scipy.special import expit, logsumexp
 
 
@@ -377,3 +380,176 @@ def basis(X, C, gamma, gaussian, shift, degree):
     if gaussian:
         return np.exp(-gamma * ((X[:, None] - C) ** 2).sum(2))
     return (gamma * X @ C.T + shift) ** degree
+
+
+# ------------------------------------------------------------------------------------------------ flows
+# All is analytic in its arguments, so that a complex step goes through: comparisons look at real parts.
+LARGEST = 20.0  # bounds |log scale| of an affine layer
+
+
+def softplus(x):
+    """log(1 + e^x): log1p of a complex number would lose a tiny e^x."""
+    e = np.exp(-x if x.real > 0 else x)
+    return (x if x.real > 0 else 0) + 2 * np.arctanh(e / (2 + e))
+
+
+def planar_constraint(u, w):
+    """m, 1 + m, dm/dx and kappa = (m - x)/|w|² of x = w'u: m = x if x >= 0, else e^x - 1;  û = u + kappa w."""
+    x, ww = w @ u, w @ w
+    if x.real >= 0 or ww == 0:
+        return x, 1 + x, 1.0, 0.0
+    more = sum(x**n / factorial(n) for n in range(2, 20)) if x.real > -1 else np.expm1(x) - x
+    return np.expm1(x), np.exp(x), np.exp(x), more / ww
+
+
+def planar(z, u, w, b):
+    """f = z + û tanh(a), l = log(1 + m tanh'(a)), a = w'z + b.   z (N,D), u, w (D,), b ()  ->  f (N,D), l (N,)"""
+    _, sigma, _, kappa = planar_constraint(u, w)
+    a = z @ w + b
+    return z + np.multiply.outer(np.tanh(a), u + kappa * w), np.log(np.tanh(a) ** 2 + sigma / np.cosh(a) ** 2)
+
+
+def planar_inverse(y, u, w, b):
+    """f^-1 and its l: the root of a + m tanh(a) = c in real numbers, then Newton's method in complex ones."""
+    m, sigma, _, kappa = planar_constraint(u, w)
+    c = y @ w + b
+    at, far = lambda a, c: a + m.real * np.tanh(a) - c, abs(m.real) + 1
+    a = np.array([brentq(at, v - far, v + far, args=(v,), xtol=1e-15) for v in c.real])
+    for _ in range(3):
+        a = a - (a + m * np.tanh(a) - c) / (np.tanh(a) ** 2 + sigma / np.cosh(a) ** 2)
+    z = y - np.multiply.outer(np.tanh(a), u + kappa * w)
+    return z, -np.log(np.tanh(a) ** 2 + sigma / np.cosh(a) ** 2)
+
+
+def planar_rev(z, u, w, b, bf, bl):
+    """The slopes bf (N,D) in f and bl (N,) in l, back to z, u, w, b."""
+    m, sigma, slope, kappa = planar_constraint(u, w)
+    a, ww = z @ w + b, w @ w
+    h, s = np.tanh(a), 1 / np.cosh(a) ** 2
+    d = h**2 + sigma * s
+    ba = (bf @ (u + kappa * w) - 2 * h * m * bl / d) * s
+    bhat = h @ bf
+    bkappa = w @ bhat / ww if ww > 0 else 0.0  # over |w|²
+    bx = (bl * s / d).sum() * slope + bkappa * np.expm1(min(w @ u, 0))
+    bw = ba @ z + kappa * bhat + bx * u - 2 * bkappa * kappa * w
+    return bf + np.multiply.outer(ba, w), bhat + bx * w, bw, ba.sum()
+
+
+def radial(z, u, w, b):
+    """f = z + beta (z - z0)/(alpha + r), r = |z - z0|, z0 = w, alpha = softplus(b), alpha + beta = softplus(b + u0)."""
+    alpha, s = softplus(b), softplus(b + u[0])
+    r = np.sqrt(((z - w) ** 2).sum(1))
+    rho, slope = (r + s) / (r + alpha), (alpha - s) / (r + alpha) ** 2
+    return w + rho[:, None] * (z - w), (len(w) - 1) * np.log(rho) + np.log(rho + r * slope)
+
+
+def radial_inverse(y, u, w, b):
+    """|y - z0| = r + beta r/(alpha + r) is quadratic in r."""
+    alpha, s = softplus(b), softplus(b + u[0])
+    R = np.sqrt(((y - w) ** 2).sum(1))
+    r = ((R - s) + np.sqrt((R - s) ** 2 + 4 * R * alpha)) / 2
+    z = w + (r / R)[:, None] * (y - w)
+    return z, -radial(z, u, w, b)[1]
+
+
+def radial_rev(z, u, w, b, bf, bl):
+    """By the chain rule: rho = (r + s)/A, A = r + alpha, q = (alpha - s)/A² is its slope in r, Q = rho + r q."""
+    alpha, s, v = softplus(b), softplus(b + u[0]), z - w
+    r = np.sqrt((v**2).sum(1))
+    A = alpha + r
+    rho, q = (r + s) / A, (alpha - s) / A**2
+    Q = rho + r * q
+    brho = (v * bf).sum(1) + bl * ((len(w) - 1) / rho + 1 / Q)
+    bq = bl * r / Q
+    br = bl * q / Q + brho * q - 2 * bq * q / A
+    balpha = (-brho * rho / A + bq * (1 / A**2 - 2 * q / A)).sum()
+    bs = (brho / A - bq / A**2).sum() * expit(b + u[0])
+    bz = rho[:, None] * bf + (br / r)[:, None] * v
+    return bz, np.append(bs, np.zeros(len(u) - 1)), (bf - bz).sum(0), balpha * expit(b) + bs
+
+
+def affine(z, u, w, b):
+    """f = e^t z + u, t = 20 tanh(w/20), by elements."""
+    t = LARGEST * np.tanh(w / LARGEST)
+    return np.exp(t) * z + u, np.full(len(z), t.sum())
+
+
+def affine_inverse(y, u, w, b):
+    t = LARGEST * np.tanh(w / LARGEST)
+    return (y - u) * np.exp(-t), np.full(len(y), -t.sum())
+
+
+def affine_rev(z, u, w, b, bf, bl):
+    t, slope = LARGEST * np.tanh(w / LARGEST), 1 / np.cosh(w / LARGEST) ** 2
+    return bf * np.exp(t), bf.sum(0), ((bf * z).sum(0) * np.exp(t) + bl.sum()) * slope, 0.0
+
+
+LAYERS = {
+    "planar": (planar, planar_inverse, planar_rev),
+    "radial": (radial, radial_inverse, radial_rev),
+    "affine": (affine, affine_inverse, affine_rev),
+}
+
+
+def inverse_rev(rev, z, u, w, b, bz, bl):
+    """Back through z = f^-1(y), l = -log|det J(z)|, by the implicit function theorem: by = J^-T (bz - bl grad log det),
+    and the slopes in u, w, b are those of f for -by and -bl. J and the gradient are made by `rev`."""
+    nothing = np.zeros_like(z)
+    JT = np.stack([rev(z, u, w, b, nothing + e, np.zeros(len(z)))[0] for e in np.eye(z.shape[1])], 2)
+    grad = rev(z, u, w, b, nothing, np.ones(len(z)))[0]
+    by = np.linalg.solve(JT, (bz - bl[:, None] * grad)[:, :, None])[:, :, 0]
+    return by, *rev(z, u, w, b, -by, -bl)[1:]
+
+
+def flow(kinds, u, w, b, inverse, X):
+    """X (N,D) through f_0, ..., f_K-1, or through f_K-1^-1, ..., f_0^-1: Z (N,D) and the sum l (N,) of log|det|."""
+    l = 0.0
+    for j in reversed(range(len(kinds))) if inverse else range(len(kinds)):
+        X, more = LAYERS[kinds[j]][inverse](X, u[j], w[j], b[j])
+        l = l + more
+    return X, l
+
+
+def flow_gradients(kinds, u, w, b, inverse, X, slopes, beta=1.0):
+    """Of sum_n beta log p(z_n) + l_n in u, w (K,D), b (K,), by hand; `slopes` gives those of log p at Z."""
+    gu, gw, gb, before = np.zeros_like(u), np.zeros_like(w), np.zeros_like(b), []
+    order = list(reversed(range(len(kinds))) if inverse else range(len(kinds)))
+    for j in order:
+        f, back, _ = LAYERS[kinds[j]]
+        before.append(X)
+        X = (back if inverse else f)(X, u[j], w[j], b[j])[0]
+    bz, bl = beta * slopes(X), np.ones(len(X))
+    for j in reversed(order):
+        rev, Y = LAYERS[kinds[j]][2], before.pop()
+        if inverse:
+            bz, gu[j], gw[j], gb[j] = inverse_rev(rev, X, u[j], w[j], b[j], bz, bl)
+        else:
+            bz, gu[j], gw[j], gb[j] = rev(Y, u[j], w[j], b[j], bz, bl)
+        X = Y
+    return gu, gw, gb
+
+
+def energy(name, x, y, m=np):
+    """log pi of U1 to U4 (Rezende & Mohamed 2015, table 1), U2 to U4 within walls at 4; m: numpy, or mpmath's mp."""
+    hill = lambda v, width: -((v / width) ** 2) / 2
+    either = lambda a, b: (a + b) / 2 + m.log(2 * m.cosh((a - b) / 2))  # log(e^a + e^b)
+    if name == "U1":
+        return either(hill(x - 2, 0.6), hill(x + 2, 0.6)) + hill(m.sqrt(x**2 + y**2) - 2, 0.4)
+    w1, w2, w3 = m.sin(2 * m.pi * x / 4), 3 * m.exp(-(((x - 1) / 0.6) ** 2) / 2), 3 / (1 + m.exp(-(x - 1) / 0.3))
+    if name == "U2":
+        log_pi = hill(y - w1, 0.4)
+    elif name == "U3":
+        log_pi = either(hill(y - w1, 0.35), hill(y - w1 + w2, 0.35))
+    else:
+        log_pi = either(hill(y - w1, 0.4), hill(y - w1 + w3, 0.35))
+    walls = [(abs(v.real) > 4) * hill(m.sqrt(v**2) - 4, 0.4) for v in (x, y)]
+    return log_pi + walls[0] + walls[1]
+
+
+def flow_end(name, Z):
+    """log p at the end of a flow, Z (N,D): the standard normal, a ring of radius 2, or an energy."""
+    if name == "normal":
+        return -0.5 * (Z**2).sum(1) - 0.5 * Z.shape[1] * np.log(2 * np.pi)
+    if name == "ring":
+        return -(((np.sqrt((Z**2).sum(1)) - 2) / 0.4) ** 2) / 2
+    return energy(name, Z[:, 0], Z[:, 1])

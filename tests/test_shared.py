@@ -10,9 +10,10 @@ import mpmath
 import numba
 import numpy as np
 import pytest
+from reference import energy as energy_of_the_paper
 
 from lvm.kernels.jit import FAST
-from lvm.kernels.shared import philox, scalar
+from lvm.kernels.shared import flow, philox, scalar
 
 mp = mpmath.mp.clone()
 mp.dps = 40
@@ -198,10 +199,10 @@ def optimised(f, T):
 
 
 @optimised_
-@pytest.mark.parametrize("name", [*EXACT, "several"])
+@pytest.mark.parametrize("name", [*EXACT, "several", "layers"])
 def test_float32_code_holds_no_double(name):
     """On a GPU a stray float64 literal costs a factor of 2 to 64."""
-    code = optimised(several if name == "several" else loop(name, False), np.float32)
+    code = optimised({"several": several, "layers": layers}.get(name) or loop(name, False), np.float32)
     assert " float " in code
     assert not [line for line in code.splitlines() if re.search(r"\bdouble\b", line)]
 
@@ -263,3 +264,198 @@ def test_powers_of_two_are_exact():
     for T, low, high in ((np.float32, -126, 127), (np.float64, -1022, 1023)):
         for k in (low, -1, 0, 1, 10, high):
             assert scalar.power2(T(k)) == T(math.ldexp(1.0, k))
+
+
+# ------------------------------------------------------------------------------------------------ flows
+def both_signs(T, largest):
+    """Numbers of all sizes up to `largest`, both signs, and 0."""
+    x = np.append(np.geomspace(float(np.finfo(T).tiny), largest, 150), np.random.default_rng(2).uniform(0, 5, 150))
+    return np.r_[x, -x, 0].astype(T)
+
+
+def exactly(x):
+    return mp.mpf(float(x))
+
+
+def expm1_less(x):
+    """e^x - 1 - x = x² 1F1(1; 3; x)/2, which cancels nothing."""
+    return x * x / 2 * mp.hyp1f1(1, 3, x)
+
+
+def assert_near(got, want, factor=1.0, size=None):
+    """Within `factor` roundings of `want`, or of `size`, of what was added up to it; or the smallest normal number."""
+    T = np.asarray(got)[()].dtype.type
+    error = abs(exactly(got) - want)
+    assert error <= factor * RTOL[T] * (abs(want) if size is None else size) + float(np.finfo(T).tiny), (got, want)
+
+
+@T_
+def test_the_terms_of_exp_keep_their_digits(T):
+    for x in both_signs(T, 80 if T is np.float32 else 700):
+        k, r, t = scalar.exp_terms(x)
+        assert k == np.rint(k)
+        assert abs(r) < 0.3466
+        assert_near(r, exactly(x) - exactly(k) * mp.log(2), 0.5, abs(exactly(x)) * 2.0**-8 + abs(exactly(r)))
+        assert_near(t, expm1_less(exactly(r)))
+        if k == 0:
+            assert r == x
+
+
+@T_
+def test_split_is_exact(T):
+    info = np.finfo(T)
+    x = np.r_[np.abs(both_signs(T, 1e30)[:-1]), info.max, info.tiny, 1, 2, np.nextafter(T(2), T(0))].astype(T)
+    for v in x:
+        m, k = scalar.split(v)
+        assert type(m) is type(k) is T
+        assert 1 <= m < 2
+        assert math.ldexp(float(m), int(k)) == v
+
+
+@T_
+def test_tanh_and_its_slope_match_mpmath_and_the_slope_is_never_0(T):
+    most = 43 if T is np.float32 else 350
+    for a in both_signs(T, most):
+        h, s = flow.tanh_slope(a)
+        assert_near(h, mp.tanh(exactly(a)), 1.5)
+        assert_near(s, mp.sech(exactly(a)) ** 2, 2 + 0.5 * abs(float(a)) * 2.0**-6)
+    for a in (most, 1e3, 1e30, math.inf):
+        assert flow.tanh_slope(T(a)) == flow.tanh_slope(T(most))
+        assert flow.tanh_slope(T(-a)) == (-1, flow.tanh_slope(T(most))[1])
+    assert flow.tanh_slope(T(most))[1] > np.finfo(T).tiny
+    assert np.isnan(flow.tanh_slope(T(math.nan))[0])
+
+
+@T_
+def test_the_constraint_matches_mpmath(T):
+    """m > -1, 1 + m and m - x of x = w'u have their digits each, also where others of them are rounded to -1 or 0."""
+    low = -86 if T is np.float32 else -700
+    for x in np.append(both_signs(T, -low), T(-1e9)):
+        m, sigma, more, slope = flow.constrain(x)
+        y = max(exactly(x), mp.mpf(low))
+        assert m >= -1
+        assert_near(m, mp.expm1(y) if x < 0 else y)
+        assert sigma > np.finfo(T).tiny
+        assert_near(sigma, mp.exp(y) if x < 0 else 1 + y)
+        assert_near(more, expm1_less(y) + (y - exactly(x)) if x < 0 else 0, 3)
+        assert_near(slope, mp.exp(y) if x < 0 else 1)
+
+
+@T_
+def test_the_constraint_and_its_slope_are_continuous(T):
+    x = np.nextafter(T(0), T(-1))
+    for a, b in zip(flow.constrain(x), flow.constrain(T(0))):
+        assert abs(a - b) <= abs(x)
+    turns = np.arange(-6, 0) * np.log(2) / 2
+    for x in turns.astype(T):
+        for a, b in zip(flow.constrain(x), flow.constrain(np.nextafter(x, T(1)))):
+            assert abs(a - b) <= 8 * RTOL[T]
+
+
+@T_
+def test_the_root_matches_mpmath_and_is_one_to_rounding(T):
+    """The sum is c to rounding, so that a is the exact one to rounding times da/dc."""
+    small = np.array([1e-30, 1e-8, 1e-3, 0.1] if T is np.float32 else [1e-300, 1e-30, 1e-16, 1e-8, 1e-3, 0.1])
+    numbers = np.r_[small, 0.5, 0.9, 1, 1.1, 2, 5, 30, 1e3, 1e8, 1e15].astype(T)
+    rng = np.random.default_rng(3)
+    for sigma in numbers:
+        m = sigma - T(1)
+        for c in np.r_[numbers, numbers * rng.uniform(0.3, 3, numbers.size)].astype(T):
+            with np.errstate(over="ignore"):  # of a start that is not taken
+                a = flow.root(c, m, sigma)
+                assert flow.root(-c, m, sigma) == -a
+            exact, s, y = exactly(a), exactly(sigma), exactly(c)
+            f = lambda a, s=s, y=y: a + (s - 1) * mp.tanh(a) - y
+            size = exact + abs((s - 1) * mp.tanh(exact)) + y
+            assert abs(f(exact)) <= 3 * RTOL[T] * size + s * float(np.finfo(T).tiny), (c, sigma, a)
+            slope = mp.tanh(exact) ** 2 + s * mp.sech(exact) ** 2
+            if a > np.finfo(T).tiny and RTOL[T] * size < 1e-3 * slope * exact:  # else rounding may take a anywhere
+                root = mp.findroot(f, (exact * 0.99, exact * 1.01), solver="anderson", tol=1e-60)
+                assert abs(exact - root) <= 4 * RTOL[T] * size / slope, (c, sigma, a, root)
+        assert flow.root(T(0), m, sigma) == 0
+
+
+def radial_numbers(T):
+    return [T(v) for v in ([1e-8, 1e-3, 0.1, 0.7, 1, 3, 30] if T is np.float32 else [1e-30, 1e-8, 0.1, 0.7, 1, 3, 1e4])]
+
+
+@T_
+def test_the_radius_before_a_radial_layer_matches_mpmath(T):
+    for alpha in radial_numbers(T):
+        for s in radial_numbers(T):
+            assert flow.radial_root(T(0), alpha, s) == 0
+            for R in radial_numbers(T):
+                p, q = exactly(R) - exactly(s), 4 * exactly(R) * exactly(alpha)
+                with mp.workdps(120):
+                    want = (p + mp.sqrt(p * p + q)) / 2
+                assert_near(flow.radial_root(R, alpha, s), want, 3)
+
+
+@T_
+@pytest.mark.parametrize("n", [0, 1, 39])
+def test_radial_terms_and_slopes_match_mpmath(n, T):
+    """Of rho = (r + s)/(r + alpha) and l = n log rho + log Q, Q = d(r rho)/dr."""
+    rho = lambda r, alpha, s: (r + s) / (r + alpha)
+    Q = lambda r, alpha, s: (r * r + 2 * r * alpha + s * alpha) / (r + alpha) ** 2
+    l = lambda *at: n * mp.log(rho(*at)) + mp.log(Q(*at))
+    along = lambda f, x, i: mp.diff(f, x, tuple(int(i == j) for j in range(3)))
+    numbers = radial_numbers(T)
+    for at in [(r, alpha, s) for r in [T(0), *numbers] for alpha in numbers for s in numbers]:
+        x = [exactly(v) for v in at]
+        r, alpha, s = x
+        A, q, v = r + alpha, Q(*x), rho(*x)
+        got, got_l, got_Q = flow.radial_terms(*at, T(n))
+        assert_near(got, v, 2)
+        assert_near(got_Q, q, 4)
+        assert_near(got_l, l(*x), 4, n + 1 + abs(n * mp.log(v)) + abs(mp.log(q)))
+        with mp.workdps(100):  # steps must be small beside the smallest radius
+            assert_near(got_Q, along(lambda r, alpha, s: r * rho(r, alpha, s), x, 0), 4)
+            wants = [along(f, x, i) for f in (rho, l) for i in range(3)]
+        parts = n * abs(alpha - s) / ((r + s) * A) + 2 * (1 + 1 / q) / A, ((2 * r + s) / (A * q) + 2 + n) / A, 0
+        for slope, want, part in zip(flow.radial_slopes(*at, T(n)), wants, (0, 0, 0, *parts)):
+            assert_near(slope, want, 6, max(abs(want), part))
+
+
+@T_
+@pytest.mark.parametrize("name", ["U1", "U2", "U3", "U4"])
+def test_energies_and_their_slopes_match_mpmath(name, T):
+    rng, tol = np.random.default_rng(4), 1e-5 if T is np.float32 else 1e-14
+    points = [*rng.uniform(-6, 6, (40, 2)), *rng.uniform(-30, 30, (10, 2)), (1e-3, -1e-9), (3.99, -4.01), (-300, 200)]
+    f = lambda x, y: energy_of_the_paper(name, x, y, mp)
+    for x, y in np.array(points).astype(T):
+        at = exactly(x), exactly(y)
+        got = flow.energy(flow.ENDS.index(name), x, y)
+        want = f(*at), mp.diff(f, at, (1, 0)), mp.diff(f, at, (0, 1))
+        size = 1 + abs(at[0]) + abs(at[1])  # a sine of x has lost eps |x|, and all slopes are at most some 40 |z|
+        for a, b, power in zip(got, want, (2, 1, 1)):
+            assert abs(exactly(a) - b) <= 40 * tol * size**power, (x, y, a, b)
+
+
+@T_
+def test_walls_and_rings_are_parabolas(T):
+    tol = 4 * RTOL[T]
+    for x in (-7.0, -4.5, -4.0, -3.0, 0.0, 4.0, 4.25, 100.0):
+        over = max(abs(x) - 4, 0) / 0.4
+        assert flow.wall(T(x)) == pytest.approx((over**2 / 2, np.sign(x) * over / 0.4), rel=tol)
+    for r in (0.0, 1.0, 2.0, 3.5):
+        assert flow.ring(T(r)) == pytest.approx((-(((r - 2) / 0.4) ** 2) / 2, -(r - 2) / 0.16), rel=tol)
+
+
+@numba.njit
+def layers(x, out):
+    """All that flows are made of."""
+    for i in range(x.size):
+        h, s = flow.tanh_slope(x[i])
+        m, sigma, more, slope = flow.constrain(x[i])
+        k, r, t = scalar.exp_terms(x[i])
+        y, e = scalar.split(x[i])
+        out[i] = h + s + m + sigma + more + slope + k + r + t + y + e + flow.root(x[i], m, sigma)
+        R = flow.radial_root(x[i], x[0], x[1])
+        rho, l, Q = flow.radial_terms(R, x[0], x[1], x[2])
+        a, b, c, d, f, g = flow.radial_slopes(R, x[0], x[1], x[2])
+        out[i] += rho + l + Q + a + b + c + d + f + g
+        for which in range(1, 5):
+            log_pi, gx, gy = flow.energy(which, x[i], x[0])
+            out[i] += log_pi + gx + gy
+        log_pi, slope = flow.ring(x[i])
+        out[i] += log_pi + slope

@@ -43,23 +43,25 @@ from ..shared.flow import (
     RADIAL,
     RING,
     constrain,
+    constrain_back,
     energy,
     one_over_square,
+    planar_back,
+    positive,
+    radial_back,
     radial_root,
-    radial_slopes,
     radial_terms,
     ring,
     root_start,
     root_step,
     tanh_slope,
 )
-from ..shared.scalar import exp, log, sigmoid, softplus, split, tanh
+from ..shared.scalar import exp, log, sigmoid, split, tanh
 
 __all__ = ["ENDS", "GIVEN", "KINDS", "NORMAL", "backward", "energies", "finish", "forward", "fused", "parts", "prepare"]
 
 BLOCK = 256  # samples that go through the layers side by side: what is kept of them fits a cache
 WORK = 1 << 18  # numbers, rows times layers times features, that a thread takes at a time: some 0.1 ms
-TINY = 1e-30  # added to alpha and s of radial layers, which softplus rounds to 0
 
 # inlined always: else code from the cache and code compiled here would differ in what they inline, and in last bits
 piece = register_jitable(fastmath=FAST, forceinline=True)
@@ -96,7 +98,7 @@ def _prepare(u, kinds, w, b, table):
             for i in range(D):
                 row[i], row[D + i] = T(0), w[k, i]
             row[2 * D] = T(0)
-            row[2 * D + 1], row[2 * D + 2] = softplus(b[k]) + T(TINY), softplus(b[k] + u[k, 0]) + T(TINY)
+            row[2 * D + 1], row[2 * D + 2] = positive(b[k]), positive(b[k] + u[k, 0])
         else:
             total = T(0)
             for i in range(D):
@@ -132,13 +134,10 @@ def _finish(u, kinds, w, b, sums, scale, gu, gw, gb, totals):
                 x += w[k, i] * u[k, i]
                 ww += w[k, i] * w[k, i]
                 dot += w[k, i] * bu[i]
-            m, _, g, slope = constrain(x)
-            g *= one_over_square(ww)
-            dot *= one_over_square(ww)
-            bx = b2 * slope + dot * (slope - T(1) if x >= T(0) else m)
+            kappa, e, bx = constrain_back(x, ww, dot, b2)
             for i in range(D):
                 gu[k, i] = scale * (bu[i] + bx * w[k, i])
-                gw[k, i] = scale * (bw[i] + g * bu[i] - T(2) * g * dot * w[k, i] + bx * u[k, i])
+                gw[k, i] = scale * (bw[i] + kappa * bu[i] - T(2) * kappa * e * w[k, i] + bx * u[k, i])
             gb[k] = scale * b1
         elif kinds[k] == RADIAL:
             bs = b2 * sigmoid(b[k] + u[k, 0])
@@ -147,8 +146,8 @@ def _finish(u, kinds, w, b, sums, scale, gu, gw, gb, totals):
             gu[k, 0], gb[k] = scale * bs, scale * (b1 * sigmoid(b[k]) + bs)
         else:
             for i in range(D):
-                h = tanh(w[k, i] / T(LARGEST))
-                gu[k, i], gw[k, i] = scale * bu[i], scale * bw[i] * (T(1) - h * h)
+                _, slope = tanh_slope(w[k, i] / T(LARGEST))
+                gu[k, i], gw[k, i] = scale * bu[i], scale * bw[i] * slope
             gb[k] = T(0)
 
 
@@ -286,25 +285,19 @@ def _pull(kinds, table, inverse, z, h, s, bz, bl, a, c, sums):
             m, sigma = row[2 * D + 1], row[2 * D + 2]
             for d in range(0, D, 2):
                 x, y, b, g, t0, t1 = z[d], z[d + 1], bz[d], bz[d + 1], T(0), T(0)
-                v, w = tau * row[d], tau * row[d + 1] if d + 1 < D else T(0)
+                v, w = row[d], row[d + 1] if d + 1 < D else T(0)
                 for i in range(a.size):
                     a[i] = (a[i] if d > 0 else T(0)) + v * b[i] + w * g[i]
                     t0 += b[i] * hk[i]
                     t1 += g[i] * hk[i]
-                    x[i] -= v * hk[i]
-                    y[i] -= w * hk[i]
+                    x[i] -= tau * v * hk[i]
+                    y[i] -= tau * w * hk[i]
                 out[d] += tau * t0
                 if d + 1 < D:
                     out[d + 1] += tau * t1
             for i in range(a.size):
-                q = T(1) / (hk[i] * hk[i] + sigma * sk[i])
-                ba = (a[i] - tau * T(2) * hk[i] * m * bl[i] * q) * sk[i]
-                bm = bl[i] * sk[i] * q
-                if inverse:
-                    ba *= q
-                    bm = -bm - hk[i] * ba
-                a[i] = ba
-                b1 += ba
+                a[i], bm = planar_back(hk[i], sk[i], m, sigma, a[i], bl[i], inverse)
+                b1 += a[i]
                 b2 += bm
             for d in range(0, D, 2):
                 x, y, b, g, t0, t1 = z[d], z[d + 1], bz[d], bz[d + 1], T(0), T(0)
@@ -329,22 +322,10 @@ def _pull(kinds, table, inverse, z, h, s, bz, bl, a, c, sums):
                         x[i] += c[i] * (x[i] - v)
                     a[i] += (x[i] - v) * b[i]
             for i in range(a.size):
-                r, rho = hk[i], sk[i]
-                near = T(1) / r if r > T(0) else T(0)
-                rr, ra, rs, lr, la, ls = radial_slopes(r, alpha, scale, n)
-                if inverse:  # bz = bo/rho + c v, and e = -v.bz
-                    Q = rho + r * rr
-                    e = a[i] - bl[i] * lr * r
-                    c[i] = -near * (bl[i] * lr / rho + rr * e / (rho * Q))
-                    e = -(a[i] / rho + c[i] * r * r)
-                    b1 += e * ra - bl[i] * la
-                    b2 += e * rs - bl[i] * ls
-                else:  # bz = rho bo + c v
-                    e = a[i]
-                    c[i] = near * (e * rr + bl[i] * lr)
-                    b1 += e * ra + bl[i] * la
-                    b2 += e * rs + bl[i] * ls
-                a[i] = (T(1) / rho if inverse else rho) - T(1)
+                e, c[i], balpha, bs = radial_back(hk[i], sk[i], alpha, scale, n, a[i], bl[i], inverse)
+                a[i] = e - T(1)
+                b1 += balpha
+                b2 += bs
             for d in range(D):
                 x, b, v, total = z[d], bz[d], row[D + d], T(0)
                 for i in range(a.size):

@@ -133,7 +133,7 @@ def constrain_back(x, ww, dot, bm):
     """kappa, e and bx of `finish` (kernels/cpu/flow.py), from x = w'u, ww = |w|², dot = w.bû and bm."""
     T = type(x)
     m, _, g, slope = constrain(x)
-    q = ratio(T(1), ww) if ww > T(0) else T(0)
+    q = one_over_square(ww)
     e = q * dot
     return q * g, e, bm * slope + e * (slope - T(1) if x >= T(0) else m)
 

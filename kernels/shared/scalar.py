@@ -175,14 +175,14 @@ def log1p_unit(e):
 
 @shared
 def split(x):
-    """m, k with x = 2^k m, m in [1, 2): of a normal number above 0. k is a float.
+    """m, k with x = 2^k m, m in [1, 2): of a normal number above 0. k is a float. m of NaN and inf is NaN.
 
     A product of many numbers keeps its range and costs one log in the end: m, k of each part of it, the k summed."""
     T = type(x)
     if is_float32(x):
-        m = from_bits((bits(x) & np.uint32(2**23 - 1)) | bits(T(1)), x)
+        m = from_bits((bits(x) & np.uint32(2**23 - 1)) | bits(T(1)), x) + T(0) * x
         return m, from_bits((bits(x) >> np.uint32(23)) | bits(T(2.0**23)), x) - T(2.0**23 + 127)
-    m = from_bits((bits(x) & np.uint64(2**52 - 1)) | bits(T(1)), x)
+    m = from_bits((bits(x) & np.uint64(2**52 - 1)) | bits(T(1)), x) + T(0) * x
     return m, from_bits((bits(x) >> np.uint64(52)) | bits(T(2.0**52)), x) - T(2.0**52 + 1023)
 
 
