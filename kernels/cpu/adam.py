@@ -1,6 +1,9 @@
 """Adam over one flat vector of parameters (Kingma & Ba 2015)."""
 
+import functools
+
 import numpy as np
+from numba.extending import register_jitable
 
 from .. import pool
 from ..jit import FAST, kernel
@@ -54,16 +57,22 @@ def adam(theta, g, m, v, step, rate, beta1, beta2, epsilon):
     pool.run(block, -(-theta.size // BLOCK))
 
 
-@kernel("T1 d1w", fastmath=FAST)
-def _square(g, out):
-    """out (1,) = |g|², by sums of 4096 elements in g's dtype: what overflows there would overflow in v."""
+@register_jitable(fastmath=FAST, forceinline=True)
+def _squared(g):
+    """|g|², by sums of 4096 elements in g's dtype: what overflows there would overflow in v."""
     T, total = g.dtype.type, 0.0
     for a in range(0, g.size, 4096):
         s, x = T(0), g[a : a + 4096]
         for i in range(x.size):
             s += x[i] * x[i]
         total += s
-    out[0] = total
+    return total
+
+
+@kernel("T1 d1w")
+def _square(g, out):
+    """out (1,) = |g|²"""
+    out[0] = _squared(g)
 
 
 @kernel("d1 i1w T1w T T T T T")
@@ -75,12 +84,31 @@ def _decide(parts, counters, control, rate, period, clip, log1, log2):
     decide(control.dtype.type(square), counters, control, rate, period, clip, log1, log2)
 
 
-@kernel("T1w T1 T1w T1w T1 T T T")
-def _guarded(theta, g, m, v, control, w1, w2, epsilon):
-    """theta, g, m, v (P,), control as `decide` left it; w = 1 - beta of beta1 and beta2."""
+@register_jitable(forceinline=True)
+def _move(theta, g, m, v, control, w1, w2, epsilon):
     rate, scale, c1, c2 = control[RATE], control[SCALE], control[C1], control[C2]
     for i in range(theta.size):
         theta[i], m[i], v[i] = guarded(theta[i], g[i], m[i], v[i], rate, scale, w1, w2, c1, c2, epsilon)
+
+
+@kernel("T1w T1 T1w T1w T1 T T T")
+def _guarded(theta, g, m, v, control, w1, w2, epsilon):
+    """theta, g, m, v (P,), control as `decide` left it; w = 1 - beta of beta1 and beta2."""
+    _move(theta, g, m, v, control, w1, w2, epsilon)
+
+
+@kernel("T1w T1 T1w T1w i1w T1w T T T T T T T T")
+def _whole(theta, g, m, v, counters, control, rate, period, clip, w1, w2, log1, log2, epsilon):
+    """All of `descend` for few parameters, whose cost is that of calls."""
+    decide(control.dtype.type(_squared(g)), counters, control, rate, period, clip, log1, log2)
+    _move(theta, g, m, v, control, w1, w2, epsilon)
+
+
+@functools.lru_cache(32)
+def _numbers(T, rate, period, clip, beta1, beta2, epsilon):
+    """Arguments of the kernels, in dtype T."""
+    w1, w2, log1, log2 = checks.decays(beta1, beta2)
+    return [T(x) for x in (rate, period, clip, w1, w2, log1, log2, epsilon)]
 
 
 def descend(theta, g, m, v, counters, control, rate, period, clip, beta1, beta2, epsilon):
@@ -98,15 +126,18 @@ def descend(theta, g, m, v, counters, control, rate, period, clip, beta1, beta2,
     The norm is taken in theta's dtype: in float32 one above 1.8e19 counts as not finite, as g² would in v.
     Else, and what is raised, as `adam`."""
     checks.guarded_step(theta, g, m, v, counters, control)
-    T = theta.dtype.type
-    w1, w2, log1, log2 = [T(x) for x in checks.decays(beta1, beta2)]
+    numbers = _numbers(theta.dtype.type, rate, period, clip, beta1, beta2, epsilon)
+    if theta.size <= BLOCK:
+        _whole(theta, g, m, v, counters, control, *numbers)
+        return
+    rate, period, clip, w1, w2, log1, log2, epsilon = numbers
     parts = np.empty(-(-theta.size // SQUARES))
     pool.run(lambda b: _square(g[b * SQUARES : (b + 1) * SQUARES], parts[b : b + 1]), len(parts))
-    _decide(parts, counters, control, T(rate), T(period), T(clip), log1, log2)
+    _decide(parts, counters, control, rate, period, clip, log1, log2)
 
     def block(b):
         i = slice(b * BLOCK, (b + 1) * BLOCK)
-        _guarded(theta[i], g[i], m[i], v[i], control, w1, w2, T(epsilon))
+        _guarded(theta[i], g[i], m[i], v[i], control, w1, w2, epsilon)
 
     pool.run(block, -(-theta.size // BLOCK))
 

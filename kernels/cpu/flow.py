@@ -474,8 +474,10 @@ _backward = kernel(SPEC, fastmath=FAST)(_backward_with(None))
 
 
 def _parts(run, X, rows, given, n_layers, sums):
-    size = _rows(X.shape[1], n_layers)
-    B = rows.size or len(X)
+    if len(sums) == 1:
+        run(X, rows, given, sums[0])
+        return
+    size, B = _rows(X.shape[1], n_layers), rows.size or len(X)
 
     def block(b):
         i = slice(b * size, min((b + 1) * size, B))
