@@ -35,7 +35,9 @@ from lvm import (  # noqa: E402
     kernels,
 )
 from lvm.objectives import ppca  # noqa: E402
+from lvm.objectives.flow import Bound  # noqa: E402
 from lvm.objectives.mixture import Mixture  # noqa: E402
+from lvm.parameters import Parameters  # noqa: E402
 
 SECONDS = 440  # after which no section begins; the longest takes some twenty
 PACKAGES = ["lvm", "numpy", "numba", "numba-cuda", "cuda-bindings", "cuda-core", "nvidia-cublas", "torch"]
@@ -152,6 +154,8 @@ def checks(report, cpu, gpu, tiny):
                 check_linear(report, what, cpu, gpu, (N, D, min(K, D)), T, missing)
         for N, D in [(37, 3)] if tiny else [(37, 3), (3001, 33)]:
             check_relevance(report, f"{N}x{D} {name}", cpu, gpu, T, N, D)
+        for B, D in [(37, 2), (9, 5)] if tiny else [(2051, 2), (517, 5), (100, 40)]:
+            check_flow(report, f"{B}x{D} {name}", cpu, gpu, T, B, D)
         check_others(report, name, cpu, gpu, T, 300 * eps, tiny)
 
 
@@ -253,6 +257,40 @@ def check_relevance(report, what, cpu, gpu, T, N, D):
         got.append([[k.get(a) for a in of] for of in arrays])
     for kind, a, b, eps in zip(("matrices", "minibatch"), *got, (np.finfo(G).eps, np.finfo(T).eps)):
         report.check(f"relevance {what}: {kind}", max(apart(*pair) for pair in zip(b, a)), 300 * D**0.5 * eps)
+
+
+def check_flow(report, what, cpu, gpu, T, B, D):
+    """Rows through layers of all kinds, in both directions, and the gradients, from every end that there is for D."""
+    rng, K, got = np.random.default_rng(4), 5, []
+    X, given = rng.normal(2, 3, (B, D)), rng.normal(size=(B, D))
+    (u, w), b = 0.7 * rng.normal(size=(2, K, D)) / D**0.5, rng.normal(size=K)
+    rows, ends = rng.permutation(B), cpu.flow.ENDS if D == 2 else ("normal", "ring", "given")
+    for k in cpu, gpu:
+        one = lambda *arrays: [k.put(np.asarray(a, T)) for a in arrays]  # noqa: B023
+        new = lambda *shape: k.empty(shape, T)  # noqa: B023
+        kinds, numbers, counter = k.put(np.arange(K) % 3), k.put(rows), k.put(np.full(1, 3))
+        x, shift, factor, slopes, *layers, none = one(X, np.full(D, 2), np.full(D, 0.3), given, u, w, b, given[:0])
+        table, found = new(K, 2 * D + 3), []
+        k.flow.prepare(kinds, *layers, table)
+        for inverse in 0, 1:
+            given_to = kinds, table, inverse, x, numbers, shift, factor
+            Z, l = new(B, D), new(B)
+            k.flow.forward(*given_to, Z, l)
+            found += [Z, l]
+            for which, end in enumerate(cpu.flow.ENDS):
+                if end in ends:
+                    sums, (totals,) = new(k.flow.parts(B, D, K), K + 1, 2 * D + 2), one(np.zeros(2))
+                    gu, gw, gb = new(K, D), new(K, D), new(K)
+                    k.flow.backward(*given_to, which, slopes if end == "given" else none, counter, 7, sums)
+                    k.flow.finish(kinds, *layers, sums, -1 / B, gu, gw, gb, totals)
+                    found += [gu, gw, gb, totals]
+        if D == 2:
+            for which, end in enumerate(cpu.flow.ENDS):
+                if end not in ("normal", "given"):
+                    found += [new(B), new(B, D)]
+                    k.flow.energies(which, x, *found[-2:])
+        got.append([k.get(a) for a in (table, *found)])
+    report.check(f"flow {what}", max(apart(b, a) for a, b in zip(*got)), 1000 * np.finfo(T).eps)
 
 
 def check_others(report, name, cpu, gpu, T, limit, tiny):
@@ -671,6 +709,38 @@ def relevance_fits(report, cpu, gpu):
         report.row("fits", f"an epoch of minibatches {N}x500 float32, {device}", ends[-1] - ends[-2], "s", note=note)
 
 
+def flow_steps(report, cpu, gpu):
+    """A training step of planar layers by reverse KL: noise, through the layers and back, Adam. And these alone."""
+    large = 10_000 if report.quick else 100_000
+    for D, K, B in (2, 8, 1000), (2, 32, 1000), (40, 10, 100), (40, 80, 100), (2, 32, large):
+        what, ours = f"step D={D} K={K} B={B} float32", 0.0
+        for name, k, n in ("", gpu, 200), (", CPU kernels", cpu, 20):
+            step, back = flow_step(k, D, K, B)
+            again = k.capture(step)
+            for _ in range(3):
+                again()
+            taken = 1e6 * min(stream_of(again, k.sync, n)[1] for _ in range(3))
+            ours = ours or taken
+            report.row("flow", what + name, taken, "us", note="" if k is gpu else f"{taken / ours:.1f} times ours")
+            if k is gpu:
+                report.row("flow", f"{what}, of it layers and back", replayed(gpu, back), "us")
+
+
+def flow_step(k, D, K, B):
+    """step(), and what of it goes through the layers and back, of planar layers and the target `ring`."""
+    rng, T, which = np.random.default_rng(0), np.float32, k.flow.ENDS.index("ring")
+    p = Parameters(k, {"u": (K, D), "w": (K, D), "b": (K,)}, T)
+    p.assign({name: 0.5 * rng.normal(size=shape) / D**0.5 for name, shape in p.shapes.items()})
+    o = Bound(k, np.zeros(K, np.int64), 0, p, B, B, which, None, 1, 0)
+
+    def step():
+        o.step(None, p.counter)
+        p.descend(1e-3, 0, np.inf, 0.9, 0.999, 1e-8)
+
+    given = o.kinds, o.table, 0, o.eps, o.rows, o.shift, o.factor, which, o.none, p.counter, 0, o.sums
+    return step, lambda: k.flow.backward(*given)
+
+
 def torch_gaps(X, start):
     """Plain EM in PyTorch, all rows at once: a batch of small factors for the rows, one of solves for the columns."""
     import torch as t
@@ -949,7 +1019,7 @@ def main(arguments=None):
     else:
         linear = linear_steps, linear_covariances, linear_draws, linear_fits
         relevance = relevance_kernels, relevance_fits
-        for f in iterations, training, products, *linear, *relevance, phases, launches, noise, fits:
+        for f in iterations, training, products, *linear, *relevance, flow_steps, phases, launches, noise, fits:
             report.section(f, cpu, gpu)
     missed = [f"{r['section']}: {r['what']}" for r in report.rows if r.get("met") is False]
     report.say(f"checks that failed: {', '.join(report.failed) or 'none'}; goals missed: {'; '.join(missed) or 'none'}")

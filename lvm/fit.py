@@ -384,7 +384,8 @@ class _Stop(NamedTuple):
             bounds = kept.history["lower_bound"][self.warm :]
             if n is None or len(bounds) < 2 * n:
                 return kept
-            return kept._replace(converged=bool(np.mean(bounds[-n:]) - np.mean(bounds[-2 * n : -n]) <= self.tol))
+            with np.errstate(invalid="ignore"):  # -inf, of a target that is 0 somewhere
+                return kept._replace(converged=bool(np.mean(bounds[-n:]) - np.mean(bounds[-2 * n : -n]) <= self.tol))
         if kept.epochs < self.warm:
             return kept
         bound = kept.history["validation_lower_bound"][-1]

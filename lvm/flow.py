@@ -55,7 +55,7 @@ class PlanarFlow(Transformer):
         `fit_target`.
     batch_size : int, default 256
         Rows, or samples, for a step.
-    max_epochs : int, default 500
+    max_epochs : int, default 300
         An epoch is 100 steps, or the whole passes over X that make at least as many.
     learning_rate : float, default 0.01
         Of Adam.
@@ -65,10 +65,10 @@ class PlanarFlow(Transformer):
         `fit` holds rows out, and keeps the parameters under which they are the most likely.
     validation_fraction : float, default 0.1
         Part of the rows to hold out.
-    n_epochs_no_change : int or None, default 20
-        Training has converged when the bound's mean over so many epochs is not more than `tol` above the mean of as
-        many before; with early_stopping, when that of the rows held out has not risen for so many epochs. None: always
-        all epochs.
+    n_epochs_no_change : int or None, default None
+        Training ends before max_epochs when the bound's mean over so many epochs is not more than `tol` above the mean
+        of as many before; with early_stopping, when that of the rows held out has not risen for so many epochs. None:
+        always all epochs, for the end of the cosine is where most of the last hundredths of a nat are won.
     tol : float, default 1e-4
         Nats per row.
     clip_norm : float or None, default None
@@ -104,7 +104,7 @@ class PlanarFlow(Transformer):
         A value for each epoch: "lower_bound", "log_det", the mean log|det| of all layers, and "log_prior", the mean log
         N(z), or "log_target", the mean log pi(x); with early_stopping "validation_lower_bound". Not kept in files.
     n_iter_ : int, and converged_ : bool
-        Epochs.
+        Epochs; was it n_epochs_no_change that ended training, or, with None, max_epochs?
     n_features_in_ : int, and feature_names_in_ : array (D,), when X was a data frame.
 
     Raises
@@ -177,12 +177,12 @@ class PlanarFlow(Transformer):
         standardise=True,
         direction="auto",
         batch_size=256,
-        max_epochs=500,
+        max_epochs=300,
         learning_rate=0.01,
         schedule="cosine",
         early_stopping=False,
         validation_fraction=0.1,
-        n_epochs_no_change=20,
+        n_epochs_no_change=None,
         tol=1e-4,
         clip_norm=None,
         annealing_steps=None,
@@ -260,9 +260,9 @@ class PlanarFlow(Transformer):
             held, rows = np.sort(order[:n]), np.sort(order[n:])
         if not len(rows):
             raise ValueError(f"validation_fraction={self.validation_fraction} leaves no rows to fit of {N}.")
-        mean, scale = starts.column_spread(X, np.empty(0)) if self.standardise else (np.zeros(D), np.ones(D))
-        with np.errstate(over="ignore", divide="ignore"):
-            mean, scale = mean.astype(T), scale.astype(T)
+        with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
+            spread = starts.column_spread(X, np.empty(0))
+            mean, scale = (a.astype(T) for a in (spread if self.standardise else (np.zeros(D), np.ones(D))))
             factor = 1 / scale
         if not (np.isfinite(mean).all() and np.isfinite(factor).all() and np.isfinite(scale).all()):
             raise ValueError(f"X varies too much, or too little, for {T}. Try scaling X.")
@@ -274,7 +274,7 @@ class PlanarFlow(Transformer):
         batches = Batches(k, len(rows), size, int(rng.integers(2**63)), rows if len(held) else None, passes)
         inverse = int(direction == "generative")
         o = Likelihood(k, places(kinds), inverse, p, size, len(rows) * passes, k.put(X), mean, factor, held)
-        data = hashlib.sha256(mean.tobytes() + scale.tobytes()).hexdigest()
+        data = hashlib.sha256(b"".join(a.tobytes() for a in spread)).hexdigest()
         self._train(X, names, o, batches, p, kinds, direction, mean, scale, 0, self.early_stopping, {"data": data})
         return self
 
@@ -311,9 +311,8 @@ class PlanarFlow(Transformer):
         seed = int(rng.integers(2**63))
         o = Bound(k, places(kinds), inverse, p, B, B * STEPS, which, target, seed, annealing)
         zeros, ones = np.zeros(D, T), np.ones(D, T)
-        settings = {"target": repr(target) if which is not None else "a callable", "annealing": annealing}
         batches = Steps(STEPS, same=o.backward is not None)
-        settings |= {"seed": seed, "batch_size": B}
+        settings = {"target": repr(target) if which is not None else "a callable", "seed": seed, "batch_size": B}
         self._train(np.empty((0, D)), None, o, batches, p, kinds, direction, zeros, ones, annealing, False, settings)
         return self
 
@@ -346,7 +345,7 @@ class PlanarFlow(Transformer):
         return p
 
     def _train(self, X, names, o, batches, p, kinds, direction, mean, scale, warmup, early_stopping, settings):
-        names_of = ("n_layers", "base", "direction", "standardise", "validation_fraction")
+        names_of = ("standardise", "validation_fraction")
         training = stochastic(
             o,
             batches,
@@ -361,10 +360,15 @@ class PlanarFlow(Transformer):
             tol=self.tol,
             callback=self.callback,
             checkpoint=self.checkpoint,
-            settings={"kinds": kinds, **settings, **{name: getattr(self, name) for name in names_of}},
+            settings={
+                "kinds": kinds,
+                "direction": direction,
+                **settings,
+                **{name: getattr(self, name) for name in names_of},
+            },
             verbose=self.verbose,
         )
-        theta = p.get()
+        theta, unasked = p.get(), self.n_epochs_no_change is None
         fitted = {
             "layers_": kinds,
             **{f"{name}_": theta[name] for name in "uwb"},
@@ -375,7 +379,7 @@ class PlanarFlow(Transformer):
             "lower_bounds_": training.history["lower_bound"],
             "history_": training.history,
             "n_iter_": training.n_epochs,
-            "converged_": training.converged,
+            "converged_": training.converged or (unasked and training.n_epochs == self.max_epochs),
         }
         self._remember(X, names, fitted)
         if training.interrupted:
@@ -384,16 +388,17 @@ class PlanarFlow(Transformer):
     # -- answers
 
     def _check_state(self):
+        self.layers_ = list(self.layers_)  # a file gives an array
         if not set(self.layers_) <= set(KINDS):
             raise ValueError(f"layers_ must be of {KINDS}, got {sorted(set(self.layers_))}")
         if self.direction_ not in DIRECTIONS[1:]:
             raise ValueError(f"direction_ must be one of {DIRECTIONS[1:]}, got {self.direction_!r}")
 
-    def _through(self, X, shift, factor, inverse, layers=slice(None), T=None):
+    def _through(self, X, shift, factor, inverse, layers=slice(None)):
         """The layers' formulas for (x - shift) factor, or their inverses, in X's dtype: Z, l as NumPy arrays."""
         T = X.dtype
         k = self._kernels(12 * X.size * len(self.b_), X)
-        kinds, table = places(self.layers_[layers]), None
+        kinds = places(self.layers_[layers])
         table = k.empty((len(kinds), 2 * X.shape[1] + 3), T)
         x, on_device = k.put(X), k.put(kinds)
         k.flow.prepare(on_device, *(k.put(a[layers].astype(T)) for a in (self.u_, self.w_, self.b_)), table)
@@ -474,9 +479,8 @@ class PlanarFlow(Transformer):
 
     def elbo(self, target, n_samples=10_000, *, return_std=False) -> Any:
         """The bound E_q[log pi(x) - log q(x)] on log Z, in nats, from draws; with return_std its standard error too."""
-        log_w = self._log_weights(target, n_samples, "elbo")
-        elbo = float(log_w.mean())
-        return (elbo, float(log_w.std(ddof=1) / np.sqrt(len(log_w)))) if return_std else elbo
+        found = importance_weights.importance(self._log_weights(target, n_samples, "elbo"))
+        return (found.elbo, found.elbo_error) if return_std else found.elbo
 
     def _log_weights(self, target, n_samples, who):
         self._check_fitted()
@@ -498,4 +502,5 @@ def places(kinds):
 
 def _log_normal(Z):
     """log N(z | 0, I): (N,) of Z's dtype."""
-    return (-0.5 * (Z * Z).sum(axis=1) - 0.5 * Z.shape[1] * np.log(2 * np.pi)).astype(Z.dtype)
+    with np.errstate(over="ignore"):  # -inf, far out
+        return (-0.5 * (Z * Z).sum(axis=1) - 0.5 * Z.shape[1] * np.log(2 * np.pi)).astype(Z.dtype)

@@ -21,18 +21,21 @@ import pytest  # noqa: E402
 
 from lvm import (  # noqa: E402
     GaussianMixture,
+    PlanarFlow,
     ProbabilisticPCA,
     RelevanceVectorClassifier,
     RelevanceVectorRegressor,
     VariationalLogisticRegression,
+    flow,
     kernels,
+    targets,
 )
 from lvm.kernels.cuda import api  # noqa: E402
 from lvm.kernels.cuda.api import cuda  # noqa: E402
 from lvm.objectives import relevance  # noqa: E402
 
 DRIVER = ctypes.CDLL("libcuda.so.1")
-FAMILIES = "adam", "linear", "logistic", "mixture", "ppca", "random", "relevance"
+FAMILIES = "adam", "flow", "linear", "logistic", "mixture", "ppca", "random", "relevance"
 host, device = kernels.load("cpu"), kernels.load("cuda")
 _depth = 0
 
@@ -78,7 +81,7 @@ def install():
                 isinstance(g, types.FunctionType)
                 and g.__module__ == ours.__name__
                 and name[0] != "_"
-                and name not in ("gaps", "memory")  # which give what is on the device
+                and name not in ("gaps", "memory", "fused")  # which give what is on the device, or nothing
             ):
                 setattr(ours, name, both(g, f))
     launch = api.Kernel.__call__
@@ -205,6 +208,44 @@ def sparse(T):
         changed.undo()
 
 
+def flows(T):
+    """Fits of flows in both directions to rows and to targets, of ours and of a user, and their answers; and a recorded
+    step."""
+    X, mixed = np.random.default_rng(0).normal(3, 2, (300, 5)).astype(T), {"layers": ("planar", "radial")}
+    well = lambda z: (-0.25 * (z * z).sum(1) ** 2, -(z * z).sum(1)[:, None] * z)
+    new = lambda d, **more: PlanarFlow(3, max_epochs=2, random_state=0, device=d, **more)
+    before, changed = number("replays").value, pytest.MonkeyPatch()
+    changed.setattr(flow, "STEPS", 5)
+    try:
+        new("cuda", batch_size=300).fit(X)  # the same rows in each step, which is recorded
+        new("cuda").fit_target(targets.ring, 5, dtype=T)
+        assert number("replays").value == before + 2 * (2 * 5 - 1)
+        changed.setattr(device, "capture", lambda step: step)  # a step that is replayed computes nothing here
+        for more in mixed, {"direction": "generative", "early_stopping": True}, {"batch_size": 300}:
+            a, b = (new(d, **more).fit(X) for d in ("cpu", "cuda"))
+            there = cuda.to_device(X)
+            c = new("cuda", **more).fit(there)
+            for name in "u_", "w_", "b_", "lower_bounds_":
+                same(getattr(a, name), getattr(b, name))
+                same(getattr(a, name), getattr(c, name))
+            for name in "transform", "inverse_transform", "score_samples", "warp":
+                same(getattr(a, name)(X), getattr(b, name)(X))
+            same(a.transform(X), c.transform(there).copy_to_host())
+        for target, D, more in (targets.U2, 2, {}), (targets.ring, 3, {"direction": "normalising"}), (well, 2, mixed):
+            a, b = (new(d, batch_size=33, **more).fit_target(target, D, dtype=T) for d in ("cpu", "cuda"))
+            for name in "u_", "w_", "b_", "lower_bounds_":
+                same(getattr(a, name), getattr(b, name))
+            same(a.elbo(target, 99), b.elbo(target, 99))
+    finally:
+        changed.undo()
+    Z = X[:, :2].copy()
+    for k, to in (host, np.asarray), (device, view):
+        log_pi, g = k.put(np.zeros(len(Z), T)), k.put(np.zeros_like(Z))
+        k.flow.energies(k.flow.ENDS.index("U4"), k.put(Z), log_pi, g)
+        same(to(log_pi), targets.U4(Z)[0])
+        same(to(g), targets.U4(Z)[1])
+
+
 def small_families(T):
     """Noise, products and Adam, with arrays of size 0 and counters on the device."""
     rng = np.random.default_rng(0)
@@ -314,6 +355,8 @@ CHECKS = {
     "linear Gaussian, float64": lambda: linear_gaussian(np.float64),
     "sparse Bayes, float32": lambda: sparse(np.float32),
     "sparse Bayes, float64": lambda: sparse(np.float64),
+    "flows, float32": lambda: flows(np.float32),
+    "flows, float64": lambda: flows(np.float64),
     "small families, float32": lambda: small_families(np.float32),
     "small families, float64": lambda: small_families(np.float64),
     "a recorded step": recorded_step,

@@ -29,15 +29,23 @@ needs_sklearn = pytest.mark.skipif(sklearn is None, reason="scikit-learn is not 
 
 ESTIMATORS = {
     "GaussianMixture": lvm.GaussianMixture,
+    "PlanarFlow": lvm.PlanarFlow,
     "ProbabilisticPCA": lvm.ProbabilisticPCA,
     "RelevanceVectorClassifier": lvm.RelevanceVectorClassifier,
     "RelevanceVectorRegressor": lvm.RelevanceVectorRegressor,
     "VariationalLogisticRegression": lvm.VariationalLogisticRegression,
 }
 SUPERVISED = ("RelevanceVectorClassifier", "RelevanceVectorRegressor", "VariationalLogisticRegression")
-QUICK = {"RelevanceVectorClassifier": {"gamma": 0.01}, "RelevanceVectorRegressor": {"gamma": 0.01}}  # no search
+UNWEIGHTED = ("PlanarFlow",)  # without sample_weight
+CHECKED_WITH = {"PlanarFlow": {"max_epochs": 3}}  # what scikit-learn's checks get in place of defaults
+QUICK = {
+    **CHECKED_WITH,
+    "RelevanceVectorClassifier": {"gamma": 0.01},  # no search
+    "RelevanceVectorRegressor": {"gamma": 0.01},
+}
 CHECKS_IN_1_9 = {
     "GaussianMixture": 47,
+    "PlanarFlow": 47,
     "ProbabilisticPCA": 53,
     "RelevanceVectorClassifier": 63,
     "RelevanceVectorRegressor": 59,
@@ -48,25 +56,27 @@ NOT_IN_CHECK_ESTIMATOR = (  # scikit-learn runs these on its own estimators, but
     "check_estimators_partial_fit_n_features",
     "check_inplace_ensure_writeable",
 )
+OF_TRANSFORMERS = (
+    "check_get_feature_names_out_error",
+    "check_global_output_transform_pandas",
+    "check_global_set_output_transform_polars",
+    "check_set_output_transform",
+    "check_set_output_transform_pandas",
+    "check_set_output_transform_polars",
+    "check_transformer_get_feature_names_out",
+    "check_transformer_get_feature_names_out_pandas",
+)
 OF_ITS_KIND = {
     "GaussianMixture": ("check_non_transformer_estimators_n_iter",),
-    "ProbabilisticPCA": (
-        "check_get_feature_names_out_error",
-        "check_global_output_transform_pandas",
-        "check_global_set_output_transform_polars",
-        "check_set_output_transform",
-        "check_set_output_transform_pandas",
-        "check_set_output_transform_polars",
-        "check_transformer_get_feature_names_out",
-        "check_transformer_get_feature_names_out_pandas",
-        "check_transformer_n_iter",
-    ),
+    "PlanarFlow": OF_TRANSFORMERS,
+    "ProbabilisticPCA": (*OF_TRANSFORMERS, "check_transformer_n_iter"),
     "RelevanceVectorClassifier": ("check_nonsquare_error",),
     "RelevanceVectorRegressor": ("check_nonsquare_error",),
     "VariationalLogisticRegression": ("check_class_weight_balanced_linear_classifier",),
 }
 ANSWERS = {
     "GaussianMixture": ("predict", "predict_proba", "score_samples", "score"),
+    "PlanarFlow": ("transform", "inverse_transform", "warp", "score_samples", "score"),
     "ProbabilisticPCA": ("transform", "posterior", "impute", "score_samples", "score", "bic"),
     "RelevanceVectorClassifier": ("predict", "decision_function", "predict_proba", "predict_log_proba"),
     "RelevanceVectorRegressor": ("predict",),
@@ -74,6 +84,7 @@ ANSWERS = {
 }
 
 every = pytest.mark.parametrize("cls", ESTIMATORS.values(), ids=ESTIMATORS)
+weighted = pytest.mark.parametrize("cls", [cls for name, cls in ESTIMATORS.items() if name not in UNWEIGHTED])
 
 
 @pytest.fixture
@@ -85,7 +96,7 @@ def X():
 
 def two(cls=lvm.GaussianMixture, **params):
     """A model that is quickly fitted, of two components if it has any."""
-    components = {} if cls.__name__ in SUPERVISED else {"n_components": 2}
+    components = {} if cls.__name__ in (*SUPERVISED, "PlanarFlow") else {"n_components": 2}
     return cls(**components, **QUICK.get(cls.__name__, {}), random_state=0, **params)
 
 
@@ -118,11 +129,12 @@ def checks_of(model):
 
 def all_checks():
     for name, cls in ESTIMATORS.items():
-        for model, check in checks_of(cls()):
+        with_ = CHECKED_WITH.get(name, {})
+        for model, check in checks_of(cls(**with_)):
             yield pytest.param(model, check, id=f"{name}-{check.func.__name__}")
         for extra in (*NOT_IN_CHECK_ESTIMATOR, *OF_ITS_KIND[name]) if sklearn else ():
             check = lambda model, name=name, extra=extra: getattr(estimator_checks, extra)(name, model)
-            given = cls() if extra != "check_nonsquare_error" else cls(kernel="precomputed")
+            given = cls(**with_) if extra != "check_nonsquare_error" else cls(kernel="precomputed")
             yield pytest.param(given, check, id=f"{name}-{extra}")
 
 
@@ -588,7 +600,8 @@ def test_the_callers_arrays_are_not_changed(cls, X):
         rows, w = np.array(10 * X, dtype, order=order), np.ones(len(X))
         w[3] = 0
         before = rows.copy(), w.copy()
-        model = one(cls).fit(rows, *targets(cls), sample_weight=w)
+        weights = {} if cls.__name__ in UNWEIGHTED else {"sample_weight": w}
+        model = one(cls).fit(rows, *targets(cls), **weights)
         for method in ANSWERS[cls.__name__]:
             getattr(model, method)(rows)
         assert_array_equal(rows, before[0])
@@ -623,7 +636,7 @@ BAD_WEIGHTS = {
 }
 
 
-@every
+@weighted
 @pytest.mark.parametrize("kind", BAD_WEIGHTS)
 def test_weights_that_are_refused(cls, X, kind):
     w, message = BAD_WEIGHTS[kind]

@@ -1171,3 +1171,108 @@ def test_a_damaged_or_forged_classifier_or_regressor_is_refused_or_sound(path, k
         except Exception as e:
             faults.add(f"{sorted(changed)}: {type(e).__name__} {str(e)[:80]}")
     assert not faults, "\n".join(sorted(faults))
+
+
+# --------------------------------------------------------------------------------------------------------------- flows
+
+
+def planar_flow(kind, dtype=np.float64):
+    """A fitted model, and rows for it."""
+    X = lvm.datasets.load_iris()[:, 1:].astype(dtype)
+    make = {
+        "normalising": lambda: lvm.PlanarFlow(3, layers=("planar", "radial"), max_epochs=2, random_state=0).fit(X),
+        "generative": lambda: lvm.PlanarFlow(
+            2, layers=["affine", "planar"], base="fixed", direction="generative", early_stopping=True, max_epochs=2
+        ).fit(X),
+        "target": lambda: lvm.PlanarFlow(2, max_epochs=2).fit_target(lvm.targets.ring, 3, dtype=dtype),
+    }
+    return make[kind](), X
+
+
+flow_ = pytest.mark.parametrize("kind", ["normalising", "generative", "target"])
+
+
+@flow_
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_loaded_flow_gives_the_same_bits(path, kind, dtype):
+    model, X = planar_flow(kind, dtype)
+    model.save(path)
+    again = lvm.load(path)
+    for method in ("transform", "inverse_transform", "score_samples", "warp"):
+        assert same(getattr(again, method)(X), getattr(model, method)(X))
+    assert same(again.get_params(), model.get_params())
+    fitted = {name for name in vars(model) if name.endswith("_")} - {"history_"}
+    assert fitted == {name for name in vars(again) if name.endswith("_")}
+    for name in fitted:
+        assert same(getattr(again, name), getattr(model, name)), name
+    before = path.read_bytes()
+    again.save(path)
+    assert path.read_bytes() == before
+
+
+FORGED_FLOWS = [
+    (inside("fitted", layers_=["planar", "linear", "planar", "affine"]), r"layers_ must be of \('planar', 'radial', "),
+    (inside("fitted", layers_=["planar", "radial", "planar"]), r"u_ must have the shape|layers_ must have the shape"),
+    (inside("fitted", layers_=["planar", "radial", "planar", 3]), "layers_ must be a list of str"),
+    (inside("fitted", layers_="planar"), "layers_ must be a list of str, got 'planar'"),
+    (inside("fitted", layers_=[]), "layers_ must have the shape"),
+    (inside("fitted", direction_="auto"), r"direction_ must be one of \('normalising', 'generative'\), got 'auto'"),
+    (inside("fitted", direction_=1), "direction_ must be of type str, got 1"),
+    (inside("fitted", n_features_in_=2), "u_ must have the shape"),
+    (inside("fitted", n_iter_=-1), "n_iter_ must be finite and at least 0"),
+    (inside("fitted", converged_=1), "converged_ must be of type bool, got 1"),
+    (inside("fitted", lower_bound_={"float": "nan"}), "lower_bound_ must be finite"),
+    (inside("fitted", lower_bounds_=[0.0, "x"]), "lower_bounds_ must be a list of float"),
+    (inside("fitted", history_=[0.0]), "'history_', which this model does not have"),
+    (inside("params", layers="linear"), "refuses its parameters .The 'layers' parameter"),
+    (inside("params", n_layers=-1), "refuses its parameters .The 'n_layers' parameter"),
+    (array("u_", lambda a: a[:3].copy()), "u_ must have the shape"),
+    (array("w_", lambda a: a[:, :2].copy()), "w_ must have the shape"),
+    (array("b_", lambda a: a[:, None]), "b_ must have the shape"),
+    (array("u_", lambda a: a * np.nan), "u_ must be finite"),
+    (array("w_", lambda a: a + np.inf), "w_ must be finite"),
+    (array("b_", lambda a: a.astype("f4")), "mix float32 and float64"),
+    (array("mean_", lambda a: a[:1].copy()), "mean_ must have the shape"),
+    (array("scale_", lambda a: a * 0), "scale_ must be finite and above 0"),
+    (array("scale_", lambda a: -a), "scale_ must be finite and above 0"),
+    (lambda info, arrays: arrays.pop("u_"), "u_ is missing"),
+]
+
+
+@pytest.mark.parametrize(("change", "message"), FORGED_FLOWS)
+def test_a_forged_flow_is_refused(path, change, message):
+    planar_flow("normalising")[0].save(path)
+    info, arrays = opened(path.read_bytes())
+    path.write_bytes(closed(info, arrays))
+    load(path)
+    change(info, arrays)
+    path.write_bytes(closed(info, {name: np.ascontiguousarray(a) for name, a in arrays.items()}))
+    with pytest.raises(ModelFileError, match=f"^Cannot load '{path}': .*({message})"):
+        load(path)
+
+
+@flow_
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # numbers of 1e308
+def test_a_damaged_or_forged_flow_is_refused_or_sound(path, kind):
+    model, X = planar_flow(kind)
+    model.save(path)
+    data, want, refused, rng = path.read_bytes(), vars(load(path)), 0, random.Random(kind)
+    for _ in range(100):
+        path.write_bytes(damaged(rng, data))
+        try:
+            assert same(vars(load(path)), want)
+        except ModelFileError:
+            refused += 1
+    assert refused > 50
+    for _ in range(300):
+        path.write_bytes(forged(rng, data))
+        try:
+            again = load(path)
+        except ModelFileError:
+            continue
+        arrays = [getattr(again, name) for name in ("u_", "w_", "b_", "mean_", "scale_")]
+        assert again.transform(X).shape == again.inverse_transform(X).shape == X.shape
+        assert again.warp(X).shape == (len(again.layers_) + 1, *X.shape)
+        if max(np.abs(a).max() for a in arrays) < 1e100 and again.scale_.min() > 1e-100:  # else numbers beyond use
+            assert np.isfinite(again.score_samples(X)).all()
+            assert np.isfinite(again.inverse_transform(X)).all()

@@ -142,6 +142,39 @@ def test_one_batch_has_all_rows_in_their_order():
         assert batches.same
 
 
+def test_an_epoch_of_more_passes_is_as_many_epochs_of_one():
+    many, one = fit.Batches(cpu, 103, 25, 3, passes=3), fit.Batches(cpu, 103, 25, 3)
+    assert len(many) == 15
+    for e in range(3):
+        want = [b.tolist() for i in range(3 * e, 3 * e + 3) for b in one.epoch(i)]
+        assert [b.tolist() for b in many.epoch(e)] == want
+    some = np.arange(5, 60, 5)
+    passes = [b.tolist() for b in fit.Batches(cpu, 11, 4, 3, some, passes=2).epoch(0)]
+    assert [len(b) for b in passes] == [4, 4, 3, 4, 4, 3]
+    assert [sorted(np.concatenate(p)) for p in (passes[:3], passes[3:])] == [some.tolist()] * 2
+    assert passes[:3] != passes[3:]
+
+
+def test_one_batch_is_given_as_often_as_there_are_passes():
+    batches = fit.Batches(cpu, 7, 7, seed=0, passes=4)
+    given = list(batches.epoch(2))
+    assert len(given) == len(batches) == 4
+    assert batches.same
+    assert all(b is given[0] for b in given)
+    assert given[0].tolist() == list(range(7))
+    some = fit.Batches(cpu, 3, 9, 0, np.array([2, 5, 8]), passes=2)
+    assert [b.tolist() for b in some.epoch(0)] == [[2, 5, 8]] * 2
+
+
+@pytest.mark.parametrize("batch_size", [64, 1000])
+def test_a_training_of_more_passes_is_one_of_more_epochs(batch_size):
+    a, b = Mean(cpu, noise=0.1), Mean(cpu, noise=0.1)
+    options = {"learning_rate": 0.01, "schedule": "cosine", "n_epochs_no_change": None}
+    fit.stochastic(a, fit.Batches(cpu, 150, batch_size, 7, passes=3), a.parameters, max_epochs=2, **options)
+    fit.stochastic(b, fit.Batches(cpu, 150, batch_size, 7), b.parameters, max_epochs=6, **options)
+    assert_same_state(a, b)
+
+
 # ---------------------------------------------------------------------------------------------------- training
 def test_a_full_batch_converges_to_the_maximum():
     objective = digits(200)
@@ -248,6 +281,36 @@ def test_steps_without_data_have_their_own_epochs():
     found = fit.stochastic(Bowl(), fit.Steps(50), Bowl.parameters, max_epochs=20, learning_rate=0.1)
     assert Bowl.parameters.counter[0] == 50 * found.n_epochs
     assert_allclose(Bowl.parameters.views["x"], 3, atol=0.01)
+
+
+class Recording:
+    """The CPU's kernels, with a `capture` that says how often it was asked to record."""
+
+    def __init__(self):
+        self.recorded = 0
+
+    def __getattr__(self, name):
+        return getattr(cpu, name)
+
+    def capture(self, step):
+        self.recorded += 1
+        return step
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_steps_are_recorded_unless_they_do_something_on_the_host(same):
+    class Bowl:
+        parameters = Parameters(Recording(), {"x": (2,)}, float)
+
+        def step(self, batch, counter):
+            self.parameters.gradients["x"][:] = self.parameters.views["x"] - 3
+
+        def values(self):
+            return {"lower_bound": 0.0}
+
+    fit.stochastic(Bowl(), fit.Steps(50, same=same), Bowl.parameters, max_epochs=2, learning_rate=0.1)
+    assert Bowl.parameters.k.recorded == same
+    assert Bowl.parameters.counter[0] == 100
 
 
 def test_another_training_goes_on_where_the_last_one_ended():
@@ -391,6 +454,10 @@ def test_a_checkpoint_of_another_training_is_refused(tmp_path):
     ):
         with pytest.raises(ValueError, match=said + message):
             train(digits(), batch_size, checkpoint=path, **{"settings": {"activation": "tanh"}} | options)
+    again, options = digits(), {"max_epochs": 5, "learning_rate": 0.01, "settings": {"activation": "tanh"}}
+    passes = fit.Batches(cpu, 1500, 100, 7, passes=2)
+    with pytest.raises(ValueError, match=said + "passes is 1 there and 2 here"):
+        fit.stochastic(again, passes, again.parameters, checkpoint=path, **options)
     train(digits(), schedule="cosine", checkpoint=tmp_path / "falling")
     with pytest.raises(ValueError, match="max_epochs is 5 there and 6 here"):
         train(digits(), schedule="cosine", max_epochs=6, checkpoint=tmp_path / "falling")

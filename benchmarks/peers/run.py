@@ -3,6 +3,7 @@
     python benchmarks/peers/run.py mixture [--quick] [--sizes "1000x2 K=3" ...] [--repeat 5]
     python benchmarks/peers/run.py ppca [--quick] [--sizes "a fit, exact, 500x20000 d=20" ...] [--repeat 5]
     python benchmarks/peers/run.py relevance [--quick] [--sizes "a fit, banana N=400 gamma=1" ...] [--repeat 5]
+    python benchmarks/peers/run.py flow [--quick] [--sizes "a step, D=2 K=8 B=1000" ...] [--repeat 5]
 
 A family's file in this folder gives
 

@@ -51,6 +51,7 @@ from ..shared.flow import (
     radial_back,
     radial_root,
     radial_terms,
+    radius,
     ring,
     root_start,
     root_step,
@@ -243,7 +244,7 @@ def _push(kinds, table, inverse, z, h, s, l, a, c, p, e):
                 for i in range(a.size):
                     a[i] += (x[i] - v) * (x[i] - v)
             for i in range(a.size):
-                r = T(math.sqrt(a[i]))
+                r = radius(a[i])
                 if inverse:
                     r = radial_root(r, alpha, scale)
                 rho, f, _ = radial_terms(r, alpha, scale, T(D - 1))

@@ -157,6 +157,14 @@ def positive(x):
 
 
 @shared
+def radius(square):
+    """The root of |z - z0|², which is held where its square has room; the layer is the identity there, to rounding."""
+    T = type(square)
+    most = T(1e36) if is_float32(square) else T(1e300)
+    return T(math.sqrt(most if square > most else square))
+
+
+@shared
 def radial_root(R, alpha, s):
     """r >= 0 with r (r + s)/(r + alpha) = R: of r² + (s - R) r - R alpha = 0 the root that is not negative."""
     T = type(R)

@@ -161,7 +161,7 @@ def at(target, z):
             "A target must give a tuple (log_pi, gradient) for z (M,D), got "
             f"{type(got).__name__}. Return log_pi of the shape (M,) and its gradient of the shape (M,D)."
         )
-    log_pi, g = (np.ascontiguousarray(a, z.dtype) for a in got)
+    log_pi, g = (np.asarray(a, z.dtype, order="C") for a in got)
     if log_pi.shape != z.shape[:1] or g.shape != z.shape:
         raise ValueError(
             f"A target must give log_pi of the shape {z.shape[:1]} and its gradient of the shape {z.shape} for z of "
