@@ -18,15 +18,18 @@ __all__ = [
     "ellipse",
     "plot_bound",
     "plot_decision",
+    "plot_flow",
     "plot_held_out",
     "plot_images",
     "plot_imputed",
     "plot_mixture",
     "plot_relevance",
     "plot_reliability",
+    "plot_samples",
     "plot_scores",
     "plot_scree",
     "plot_selection",
+    "plot_warp",
 ]
 
 # Okabe & Ito 2008: told apart with any common colour blindness; black left out, yellow last since it is faint on white
@@ -47,7 +50,7 @@ CRITERIA = {  # what it is called, which way is better, and a difference that is
 }
 BARS, DRAWS = 60, 400  # plot_imputed: rows a column that have a bar, and draws that each bar is measured from
 ELLIPSES = 200  # plot_scores: rows that have an ellipse, and plot_held_out: values that have a bar
-GRID = 200  # plot_decision: points along each side at which the model is asked
+GRID = 200  # plot_decision, plot_flow: points along each side at which the model is asked
 RADIUS = np.sqrt(-2 * np.log(1 - 0.68))  # the ellipse at this Mahalanobis distance holds 68 % of a Gaussian
 
 
@@ -329,15 +332,20 @@ def plot_scores(model, X, *, labels=None, dimensions=(0, 1), ax=None, max_points
     return ax
 
 
-def _below(ax, ratio=(4, 3)):
-    """New Axes in the lower part of the room of `ax`, with its horizontal scale; `ratio` of the heights."""
+def _room(ax, down, across, **given):
+    """Places, `down` times `across`, in the room of `ax`."""
     from matplotlib.gridspec import GridSpec
 
     place = ax.get_subplotspec()
     if place is None:  # (of figure.add_axes)
         left, bottom, right, top = ax.get_position().extents
         place = GridSpec(1, 1, ax.figure, left=left, bottom=bottom, right=right, top=top)[0]
-    above, below = place.subgridspec(2, 1, height_ratios=ratio)
+    return place.subgridspec(down, across, **given)
+
+
+def _below(ax, ratio=(4, 3)):
+    """New Axes in the lower part of the room of `ax`, with its horizontal scale; `ratio` of the heights."""
+    above, below = _room(ax, 2, 1, height_ratios=ratio)
     ax.set_subplotspec(above)
     return ax.figure.add_subplot(below, sharex=ax)
 
@@ -709,9 +717,157 @@ def plot_reliability(probabilities, y, *, classes=None, n_bins: int = 10, ax=Non
     return ax
 
 
+def _draws(model, n: int):
+    """Rows (n,D) that a model draws, the same each time."""
+    drawn = copy.copy(model).set_params(random_state=0).sample(n)  # a generator of model's rests
+    return np.asarray(drawn[0] if isinstance(drawn, tuple) else drawn)  # of a mixture: with components
+
+
+def _plane(model, what):
+    """A copy of a fitted model of two columns that takes arrays, if it knew a frame too."""
+    if getattr(model, "n_features_in_", None) is None:
+        raise interop(NotFittedError)(f"{what} needs a fitted model, got {type(model).__name__}. Call fit(X) first.")
+    if model.n_features_in_ != 2:
+        raise ValueError(f"The picture shows two columns, and the model has {model.n_features_in_}. Try plot_samples.")
+    nameless = copy.copy(model)
+    vars(nameless).pop("feature_names_in_", None)
+    return nameless
+
+
+def plot_flow(model, target=None, X=None, *, limits=None, ax=None, max_points: int = 5000):
+    """The density of a model of two columns; beside it that of its target, or over it the rows of X (N,2).
+
+    model: a fitted `PlanarFlow`; a `GaussianMixture` serves too. target: of `lvm.targets`, or any callable that gives
+    log pi (M,) and its gradient for z (M,2); its density, divided by its integral (`target.log_z` where it has that,
+    else the sum over the picture), is in new Axes to the right, which take room from `ax` and have the same colours.
+    X: an array or a frame, other rows than those of the fit, too; the title has their mean log-likelihood.
+    limits: ((low, high), (low, high)) of the two columns. By default the picture holds X, or else 99.8 % of draws of
+    the model in each column: parts of a target that it does not know may lie outside.
+    max_points: of more rows, a fixed random choice is drawn.
+
+    Raises ImportError without matplotlib, ValueError for a model or X of other than two columns, NotFittedError before
+    a fit.
+
+    >>> import lvm
+    >>> X = lvm.datasets.load_faithful()
+    >>> model = lvm.PlanarFlow(max_epochs=20, random_state=0).fit(X)
+    >>> ax = lvm.plotting.plot_flow(model, X=X)                # doctest: +SKIP
+    """
+    nameless = _plane(model, "plot_flow")
+    points = None if X is None else check_array(X, "plot_flow", 1, False)
+    if points is not None and points.shape[1] != 2:
+        raise ValueError(f"X must have the model's two columns, got {points.shape[1]}.")
+    if limits is None:
+        seen = np.quantile(_draws(model, 5000), [0.001, 0.999], axis=0) if points is None else points
+        low, high = seen.min(axis=0), seen.max(axis=0)
+        room = np.where(high > low, 0.08 * (high - low), 1.0)
+        limits = np.transpose([low - room, high + room])
+    x, y = (np.linspace(low, high, GRID) for low, high in limits)
+    grid = np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2)
+    density = {"model": np.exp(nameless.score_samples(grid))}
+    if target is not None:
+        log_pi, log_z = target(grid)[0], getattr(target, "log_z", None)
+        if log_z is None:
+            log_z = np.logaddexp.reduce(log_pi) + np.log((x[1] - x[0]) * (y[1] - y[0]))
+        density["target"] = np.exp(log_pi - log_z)
+    ax = _axes(ax)
+
+    panels = [ax]
+    if target is not None:
+        left, right = _room(ax, 1, 2)
+        ax.set_subplotspec(left)
+        panels.append(ax.figure.add_subplot(right, sharex=ax, sharey=ax))
+    names, top = _names(model), max(p.max() for p in density.values())
+    style = {"origin": "lower", "extent": [x[0], x[-1], y[0], y[-1]], "cmap": "Blues", "vmin": 0, "vmax": top}
+    for panel, (name, p) in zip(panels, density.items()):
+        panel.imshow(p.reshape(GRID, GRID), aspect="auto", **style)
+        panel.set_title(name, fontsize="medium")
+        _name_axes(panel, [0, 1], names)
+    if target is not None:
+        panels[1].set_ylabel(None)
+        panels[1].tick_params(labelleft=False)
+    if points is not None:
+        drawn = _rows(points, max_points)
+        ax.scatter(*drawn.T, c=COLOURS[5], s=6, alpha=0.5, linewidths=0)
+        ax.set_title(f"model, and {len(points)} rows: {nameless.score(points):.4g} nats per row", fontsize="medium")
+    return ax
+
+
+def plot_samples(model, X=None, *, columns=(0, 1), n_samples: int = 1000, ax=None, max_points: int = 5000):
+    """Draws from a model in two columns, over rows of X (N,D), which they should look like.
+
+    model: any fitted model with `sample`. columns: the two to draw, numbers or (after a fit on a frame) names.
+    max_points: of more rows, a fixed random choice is drawn.
+
+    Raises ImportError without matplotlib, ValueError for `columns` that are not two different columns, NotFittedError
+    (from the model) before a fit.
+
+    >>> import lvm
+    >>> X = lvm.datasets.load_iris()
+    >>> model = lvm.PlanarFlow(max_epochs=20, random_state=0).fit(X)
+    >>> ax = lvm.plotting.plot_samples(model, X)               # doctest: +SKIP
+    """
+    samples = _draws(model, n_samples)
+    columns = _columns(columns, _names(model), samples.shape[1])
+    ax = _axes(ax)
+    dot = {"s": 10, "linewidths": 0}
+    if X is not None:
+        points = check_array(X, "plot_samples", 1, True)[:, columns]
+        label = f"rows ({len(points)})"
+        ax.scatter(*_rows(points, max_points).T, c="#999999", alpha=0.5, label=label, **dot)
+    ax.scatter(*samples[:, columns].T, c=COLOURS[0], alpha=0.6, label=f"draws ({n_samples})", **dot)
+    _name_axes(ax, columns, _names(model))
+    ax.legend(fontsize="small", loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, frameon=False)
+    return ax
+
+
+def plot_warp(model, *, max_panels: int = 8, ax=None):
+    """What the layers of a flow of two columns do to a grid, panel by panel: from the base, z, to the data, x.
+
+    model: a fitted `PlanarFlow`. The grid is that of the disk |z| < 3, which holds 99 % of the base, with a line each
+    half; its two circles, |z| = 1 and 2, hold 39 % and 86 %. Scales are of X throughout, those of each panel its own.
+    Of more layers than `max_panels` some are passed over. The panels are new Axes, which take the room of `ax`; `ax` is
+    the first of them.
+
+    Raises ImportError without matplotlib, ValueError for a model of other than two columns, NotFittedError before a
+    fit.
+
+    >>> import lvm
+    >>> model = lvm.PlanarFlow(4, max_epochs=20, random_state=0).fit(lvm.datasets.load_faithful())
+    >>> ax = lvm.plotting.plot_warp(model)                     # doctest: +SKIP
+    """
+    nameless = _plane(model, "plot_warp")
+    check_int("max_panels", max_panels, 2, who="plot_warp")
+    across, along = np.arange(-2.5, 3, 0.5)[:, None], np.linspace(-1, 1, 300)
+    line = np.stack(np.broadcast_arrays(across, along * np.sqrt(9 - across**2)), axis=-1)
+    circles = np.stack([ellipse([0, 0], np.eye(2), r, 300) for r in (1, 2)])
+    lines = np.concatenate([line, line[:, :, ::-1], circles])  # (lines,points,2)
+    colours = [COLOURS[0]] * len(line) + [COLOURS[1]] * len(line) + ["black"] * 2
+    stages = nameless.warp(lines.reshape(-1, 2)).reshape(-1, *lines.shape)
+    K = len(stages) - 1
+    kinds = model.layers_ if model.direction_ == "generative" else model.layers_[::-1]
+    shown = np.unique(np.linspace(0, K, min(K + 1, max_panels)).round().astype(int))
+    ax = _axes(ax)
+    from matplotlib.collections import LineCollection
+
+    wide = min(len(shown), max(1, round((len(shown) * 2) ** 0.5)))
+    places = _room(ax, -(-len(shown) // wide), wide)
+    ax.set_subplotspec(places[0])
+    for n, i in enumerate(shown):
+        panel = ax.figure.add_subplot(places[n]) if n else ax
+        panel.add_collection(LineCollection(list(stages[i]), colors=colours, linewidths=0.8))
+        panel.autoscale_view()
+        panel.set_title(f"{i}: {kinds[i - 1]}" if i else "z", fontsize="medium")
+    panel.set_title(f"{K}: {kinds[-1]}, x", fontsize="medium")
+    return ax
+
+
 def plot_bound(model, *, ax=None):
     """The lower bound, `model.lower_bounds_`, after each iteration of `fit`: mean nats per row. It never falls, unless
     it is an estimate, as Adam's is.
+
+    Where training kept a `history_` by epochs, also the bound of rows held out, and in new Axes below, which take room
+    from `ax`, the parts of the bound. The scales are then those of the last nine tenths.
 
     Raises ImportError without matplotlib, NotFittedError for a model without `lower_bounds_`.
 
@@ -724,13 +880,32 @@ def plot_bound(model, *, ax=None):
         raise interop(NotFittedError)(
             f"plot_bound needs a fitted model that keeps lower_bounds_, got {type(model).__name__}. Call fit(X) first."
         )
+    history = getattr(model, "history_", {})
     ax = _axes(ax)
     from matplotlib.ticker import MaxNLocator
 
-    ax.plot(np.arange(1, len(bounds) + 1), bounds, color=COLOURS[0], marker="." if len(bounds) <= 50 else None)
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    ax.set_xlabel("iteration")
-    ax.set_ylabel("lower bound, mean nats per row")
+    n = np.arange(1, len(bounds) + 1)
+    ax.plot(n, bounds, color=COLOURS[0], marker="." if len(bounds) <= 50 else None, label="of training")
+    ax.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
+    ax.set_xlabel("epoch" if history else "iteration")
+    ax.set_ylabel("lower bound,\nmean nats per row" if history else "lower bound, mean nats per row")
+    if history:
+        if "validation_lower_bound" in history:
+            ax.plot(n, history["validation_lower_bound"], color=COLOURS[5], label="of rows held out")
+            ax.legend(fontsize="small", frameon=False)
+        below = _below(ax)
+        parts = [name for name in history if not name.endswith("lower_bound")]
+        for colour, name in zip(COLOURS[1:], parts):
+            below.plot(n, history[name], color=colour, label=name.replace("_", " "))
+        below.legend(fontsize="small", frameon=False)
+        below.set_xlabel("epoch")
+        below.set_ylabel("its parts")
+        ax.set_xlabel(None)
+        ax.tick_params(labelbottom=False)
+        for axes in ax, below:  # training may begin far off
+            late = np.concatenate([line.get_ydata()[len(n) // 10 :] for line in axes.lines])
+            room = 0.05 * np.ptp(late) + 1e-9
+            axes.set_ylim(late.min() - room, late.max() + room)
     ax.ticklabel_format(axis="y", useOffset=False)
     return ax
 

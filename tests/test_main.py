@@ -90,10 +90,11 @@ def test_a_supervised_model_must_have_at_least_its_reference(least, met, tmp_pat
 
 
 def test_drawn_data_are_scored_on_rows_that_the_fit_did_not_see():
-    for name, n in ("ripley", 250), ("sinc", 100):
-        (X, y), (Z, t) = command._data(name)
-        assert (len(X), len(y), len(Z), len(t)) == (n, n, 1000, 1000)
-        assert not set(map(tuple, X)) & set(map(tuple, Z))
+    for name, n in ("ripley", 250), ("sinc", 100), ("moons", 2000):
+        seen, unseen = command._data(name)
+        assert {*map(len, seen)} == {n}
+        assert {*map(len, unseen)} == {1000}
+        assert not set(map(tuple, seen[0])) & set(map(tuple, unseen[0]))
 
 
 def test_the_classes_of_ripley_lie_where_the_book_has_them():
@@ -109,6 +110,34 @@ def test_the_classes_of_ripley_lie_where_the_book_has_them():
         for means in ([(-0.7, 0.3), (0.3, 0.3)], [(-0.3, 0.7), (0.4, 0.7)])
     )
     assert np.mean((q > p) == y) == pytest.approx(0.911, abs=0.006)  # what the comment at DEMO says is the best
+
+
+def test_moons_lie_about_two_half_circles():
+    (X,) = command._moons(20_000, np.random.default_rng(1))
+    for points, centre, side in (X[::2], (0, 0), 1), (X[1::2], (1, 0.5), -1):
+        out = points - centre
+        np.testing.assert_allclose(np.linalg.norm(out, axis=1).mean(), 1.005, atol=0.01)  # noise adds 0.1²/2
+        np.testing.assert_allclose(np.linalg.norm(out, axis=1).std(), 0.1, atol=0.005)
+        middle = abs(out[:, 0]) < 0.5
+        assert (side * out[middle, 1] > 0.5).all()
+    components = [
+        multivariate_normal(c, 0.01 * np.eye(2)).pdf(X[:4000])
+        for a in np.pi * (np.arange(200) + 0.5) / 200
+        for c in ([np.cos(a), np.sin(a)], [1 - np.cos(a), 0.5 - np.sin(a)])
+    ]
+    assert np.log(np.mean(components, axis=0)).mean() == pytest.approx(-1.00, abs=0.02)  # as the comment at DEMO says
+
+
+@pytest.mark.parametrize(("least", "met"), [(1.0, "yes"), (1.87750163, "no")])
+def test_a_flow_towards_a_target_is_scored_by_its_bound_on_log_z(least, met, tmp_path, capsys):
+    models = []
+    fit = lambda target: (
+        models.append(lvm.PlanarFlow(4, max_epochs=30, random_state=0).fit_target(target)) or models[-1]
+    )
+    command.demo(str(tmp_path), [("quick", "U1", fit, command._energy, command._Least(least))])
+    words = capsys.readouterr().out.splitlines()[1].split()
+    assert words[1:5] == ["U1", "-", "x", "2"]
+    assert words[-5:] == [f"{models[0].elbo(lvm.targets.U1):.8f}", "at", "least", f"{least:.2f}", met]
 
 
 def test_the_relevance_vectors_of_the_demo_are_few():

@@ -933,6 +933,162 @@ def test_two_thirds_of_the_dots_of_right_probabilities_lie_in_their_grey_bars():
     assert abs(np.mean(inside) - 0.683) < 0.07  # of 400: 3 errors
 
 
+# --------------------------------------------------------------------------------------------------------------- flows
+
+
+@functools.cache
+def flow(*layers, direction="normalising"):
+    """A little trained flow of faithful: (layers and an affine one at the base)."""
+    layers = layers or ("planar",) * 3
+    options = {"layers": list(layers), "direction": direction, "max_epochs": 2, "random_state": 0}
+    return lvm.PlanarFlow(len(layers), **options).fit(load_faithful())
+
+
+@functools.cache
+def energetic():
+    return lvm.PlanarFlow(3, max_epochs=2, random_state=0).fit_target(lvm.targets.U1)
+
+
+def picture(ax):
+    """The numbers of an image, and its area."""
+    (image,) = ax.images
+    x0, x1, y0, y1 = image.get_extent()
+    return image.get_array(), (x1 - x0) * (y1 - y0)
+
+
+def test_the_picture_has_the_models_density_and_a_row_at_its_place(ax):
+    X = load_faithful()
+    p, area = picture(plotting.plot_flow(flow(), X=X, limits=[(-3, 11), (0, 140)], ax=ax))
+    assert p.mean() * area == pytest.approx(1, abs=0.02)
+    x, y = np.linspace(-3, 11, len(p)), np.linspace(0, 140, len(p))
+    for i, j in (100, 90), (30, 77):
+        assert p[j, i] == pytest.approx(np.exp(flow().score_samples([[x[i], y[j]]])[0]))
+    assert_array_equal(ax.collections[0].get_offsets(), X)
+    assert ax.get_title() == f"model, and 272 rows: {flow().score(X):.4g} nats per row"
+
+
+def test_the_picture_holds_all_rows_or_else_nearly_all_draws():
+    X = np.concatenate([load_faithful(), [[60.0, -500.0]]])
+    x0, x1, y0, y1 = plotting.plot_flow(flow(), X=X).images[0].get_extent()
+    assert x0 < X[:, 0].min() < X[:, 0].max() < x1
+    assert y0 < X[:, 1].min() < X[:, 1].max() < y1
+    x0, x1, y0, y1 = plotting.plot_flow(flow()).images[0].get_extent()
+    x, y = flow().sample(2000).T
+    assert 0.98 < np.mean((x0 < x) & (x < x1) & (y0 < y) & (y < y1)) <= 1
+    assert np.mean((x0 + 0.2 * (x1 - x0) < x) & (x < x1 - 0.2 * (x1 - x0))) < 0.98
+
+
+def test_the_target_is_beside_the_model_divided_by_its_integral_in_the_same_colours(ax):
+    room = ax.get_position().width
+    plotting.plot_flow(energetic(), lvm.targets.U1, limits=[(-4, 4)] * 2, ax=ax)
+    left, right = ax.figure.axes
+    assert left is ax
+    assert left.get_position().x1 < right.get_position().x0
+    assert left.get_position().width < room / 2
+    (_, area), (p, _) = picture(left), picture(right)
+    assert p.mean() * area == pytest.approx(1, abs=0.01)
+    assert p.max() == pytest.approx(np.exp(lvm.targets.U1(np.array([[2.0, 0.0]]))[0][0] - 1.87750163), rel=0.01)
+    assert left.images[0].get_clim() == right.images[0].get_clim() == (0, max(picture(left)[0].max(), p.max()))
+    assert [a.get_title() for a in (left, right)] == ["model", "target"]
+
+
+def test_a_target_without_log_z_is_divided_by_its_sum_over_the_picture(ax):
+    far = lambda z: (1000 - 0.5 * (z**2).sum(axis=1), -z)  # 2 pi e^1000 would overflow
+    plotting.plot_flow(energetic(), far, limits=[(-5, 5)] * 2, ax=ax)
+    p, area = picture(ax.figure.axes[1])
+    assert p.mean() * area == pytest.approx(1, abs=0.02)
+    assert p.max() == pytest.approx(1 / (2 * np.pi), rel=0.02)
+
+
+@pytest.mark.parametrize("library", ["pandas", "polars"])
+def test_a_flow_of_a_frame_has_its_names_and_is_asked_without_a_warning(library, ax):
+    frame = pytest.importorskip(library).DataFrame(dict(zip(["eruptions", "waiting"], load_faithful().T)))
+    model = lvm.PlanarFlow(1, max_epochs=1, random_state=0).fit(frame)
+    plotting.plot_flow(model, X=frame, ax=ax)
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("eruptions", "waiting")
+    assert model.feature_names_in_.tolist() == ["eruptions", "waiting"]
+    plotting.plot_samples(model, frame, columns=("waiting", 0), ax=(ax := Figure().subplots()))
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("waiting", "eruptions")
+    assert plotting.plot_warp(model, ax=Figure().subplots())
+
+
+def test_a_mixture_has_a_density_to_look_at_too(ax):
+    X = load_faithful()
+    p, area = picture(plotting.plot_flow(mixture(X), ax=ax))
+    assert p.mean() * area == pytest.approx(1, abs=0.03)
+
+
+def test_draws_are_those_of_the_model_over_the_rows(ax):
+    X = load_iris()
+    model = lvm.PlanarFlow(2, max_epochs=1, random_state=0).fit(X)
+    rows, draws = plotting.plot_samples(model, X, columns=(2, 0), n_samples=50, ax=ax, max_points=99).collections
+    assert_array_equal(draws.get_offsets(), model.sample(50)[:, [2, 0]])
+    assert len(rows.get_offsets()) == 99
+    assert {tuple(row) for row in np.ma.getdata(rows.get_offsets())} <= {tuple(row) for row in X[:, [2, 0]]}
+    assert [t.get_text() for t in ax.get_legend().get_texts()] == ["rows (150)", "draws (50)"]
+    assert len(plotting.plot_samples(model, ax=Figure().subplots()).collections) == 1
+
+
+@pytest.mark.parametrize("model", [mixture, lambda X: ppca(X)])
+def test_other_models_can_draw_too(model, ax):
+    X = load_iris()
+    (draws,) = plotting.plot_samples(model(X), n_samples=4000, ax=ax).collections
+    assert_allclose(np.ma.getdata(draws.get_offsets()).mean(axis=0), X[:, :2].mean(axis=0), atol=0.06)
+
+
+def test_drawing_leaves_the_generator_of_the_model_alone(ax):
+    model = copy.copy(flow()).set_params(random_state=np.random.default_rng(0))
+    plotting.plot_flow(model, ax=ax)
+    plotting.plot_samples(model, ax=ax)
+    assert model.random_state.random() == np.random.default_rng(0).random()
+
+
+@pytest.mark.parametrize("direction", ["normalising", "generative"])
+def test_a_warp_goes_from_the_grid_of_z_through_all_layers_to_x(direction, ax):
+    model = flow("planar", "radial", "affine", direction=direction)
+    assert plotting.plot_warp(model, ax=ax) is ax
+    kinds = ["affine", "planar", "radial", "affine"] if direction == "generative" else model.layers_[::-1]
+    assert [a.get_title() for a in ax.figure.axes] == [
+        "z",
+        *(f"{i}: {kind}" for i, kind in enumerate(kinds[:3], 1)),
+        f"4: {kinds[3]}, x",
+    ]
+    first, *_, last = (np.array(a.collections[0].get_segments()) for a in ax.figure.axes)
+    z = (first - model.mean_) / model.scale_
+    assert_allclose(model.transform(last.reshape(-1, 2)), z.reshape(-1, 2), atol=1e-9)
+    one, two = np.linalg.norm(z[-2:], axis=2)
+    assert_allclose(one, 1)
+    assert_allclose(two, 2)
+    assert np.linalg.norm(z, axis=2).max() == pytest.approx(3)
+    assert {tuple(np.ptp(line, axis=0) > 1e-9) for line in z[:-2]} == {(True, False), (False, True)}
+
+
+def test_of_many_layers_some_are_passed_over_and_neither_end(ax):
+    plotting.plot_warp(flow(*["planar"] * 9), max_panels=4, ax=ax)
+    assert [a.get_title() for a in ax.figure.axes] == ["z", "3: planar", "7: planar", "10: planar, x"]
+
+
+def test_panels_of_a_warp_keep_to_the_room_of_the_axes():
+    left, right = Figure().subplots(1, 2)
+    edge = left.get_position().x1
+    plotting.plot_warp(flow(), ax=left)
+    assert max(a.get_position().x1 for a in left.figure.axes if a is not right) <= edge + 1e-9
+
+
+@pytest.mark.parametrize("draw", [plotting.plot_flow, plotting.plot_warp])
+def test_flows_that_are_no_picture_are_refused(draw, ax):
+    with pytest.raises(lvm.NotFittedError, match=rf"{draw.__name__} needs a fitted model, got PlanarFlow\. Call fit"):
+        draw(lvm.PlanarFlow(), ax=ax)
+    model = lvm.PlanarFlow(1, max_epochs=1, random_state=0).fit(load_iris())
+    with pytest.raises(ValueError, match=r"two columns, and the model has 4\. Try plot_samples"):
+        draw(model, ax=ax)
+
+
+def test_a_picture_of_rows_of_other_columns_is_refused(ax):
+    with pytest.raises(ValueError, match=r"X must have the model's two columns, got 4\."):
+        plotting.plot_flow(flow(), X=load_iris(), ax=ax)
+
+
 # ------------------------------------------------------------------------------------------------ plot_bound and images
 
 
@@ -942,6 +1098,35 @@ def test_the_bound_is_drawn_against_the_iteration(ax):
     assert_array_equal(line.get_ydata(), model.lower_bounds_)
     assert_array_equal(line.get_xdata(), np.arange(1, model.n_iter_ + 1))
     assert (ax.get_xlabel(), ax.get_ylabel()) == ("iteration", "lower bound, mean nats per row")
+
+
+def test_the_bound_of_training_is_drawn_by_epochs_with_its_parts_below(ax):
+    model = lvm.PlanarFlow(2, max_epochs=30, early_stopping=True, random_state=0).fit(load_faithful())
+    assert plotting.plot_bound(model, ax=ax) is ax
+    above, below = ax.figure.axes
+    assert above.get_position().y0 > below.get_position().y1
+    lines = {line.get_label(): line.get_ydata() for line in (*above.lines, *below.lines)}
+    assert_array_equal(lines["of training"], model.lower_bounds_)
+    assert_array_equal(lines["of rows held out"], model.history_["validation_lower_bound"])
+    assert_allclose(lines["log prior"] + lines["log det"], model.lower_bounds_)
+    assert below.get_xlabel() == "epoch"
+
+
+def test_where_training_began_far_off_does_not_set_the_scale(ax):
+    model = lvm.PlanarFlow(2, max_epochs=30, random_state=0).fit(load_faithful())
+    model.lower_bounds_ = [-1e6, -1e5, -1e4, *model.lower_bounds_[3:]]
+    low, high = plotting.plot_bound(model, ax=ax).get_ylim()
+    late = model.lower_bounds_[3:]
+    assert low < min(late) < max(late) < high
+    assert high - low < 1.2 * np.ptp(late)
+
+
+def test_a_model_from_a_file_has_its_bound_alone(tmp_path, ax):
+    flow().save(tmp_path / "flow.safetensors")
+    plotting.plot_bound(lvm.load(tmp_path / "flow.safetensors"), ax=ax)
+    (line,) = ax.lines
+    assert_array_equal(line.get_ydata(), flow().lower_bounds_)
+    assert len(ax.figure.axes) == 1
 
 
 @pytest.mark.parametrize(
@@ -1008,7 +1193,12 @@ DRAWINGS = {
     "decision": lambda ax: plotting.plot_decision(told()[2], *petals(), ax=ax),
     "relevance": lambda ax: plotting.plot_relevance(told()[2], ax=ax),
     "reliability": lambda ax: plotting.plot_reliability(np.eye(2)[[0, 1, 1]], [0, 1, 0], ax=ax),
+    "flow": lambda ax: plotting.plot_flow(flow(), X=load_faithful(), ax=ax),
+    "flow and target": lambda ax: plotting.plot_flow(energetic(), lvm.targets.U1, ax=ax),
+    "samples": lambda ax: plotting.plot_samples(flow(), load_faithful(), ax=ax),
+    "warp": lambda ax: plotting.plot_warp(flow(), ax=ax),
     "bound": lambda ax: plotting.plot_bound(mixture(load_faithful()), ax=ax),
+    "bound and parts": lambda ax: plotting.plot_bound(flow(), ax=ax),
     "images": lambda ax: plotting.plot_images(load_digits()[:3], ax=ax),
 }
 
@@ -1058,6 +1248,18 @@ def test_a_classifier_and_its_data_are_not_changed():
     plotting.plot_decision(model, X, y, ax=Figure().subplots())
     plotting.plot_relevance(model, ax=Figure().subplots())
     plotting.plot_reliability(model.predict_proba(X), y, ax=Figure().subplots())
+    for name, value in vars(model).items():
+        assert_array_equal(value, before[name])
+
+
+def test_a_flow_and_its_data_are_not_changed():
+    X, model = load_faithful(), copy.deepcopy(flow())
+    X.flags.writeable = False
+    before = copy.deepcopy(vars(model))
+    plotting.plot_flow(model, X=X, ax=Figure().subplots())
+    plotting.plot_samples(model, X, ax=Figure().subplots())
+    plotting.plot_warp(model, ax=Figure().subplots())
+    plotting.plot_bound(model, ax=Figure().subplots())
     for name, value in vars(model).items():
         assert_array_equal(value, before[name])
 

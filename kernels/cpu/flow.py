@@ -359,36 +359,6 @@ def _pull(kinds, table, inverse, z, h, s, bz, bl, a, c, sums):
         out[2 * D + 1] += b2
 
 
-@kernel("i1 T2 i T2 i1 T1 T1 T2w T1w")
-def _forward(kinds, table, inverse, X, rows, shift, factor, Z, l):
-    D, K = len(shift), len(kinds)
-    n = min(BLOCK, (len(Z) + 15) // 16 * 16)
-    z, h, s = np.zeros((D + D % 2, n), X.dtype), np.empty((K, n), X.dtype), np.empty((K, n), X.dtype)
-    flat = np.empty((5, n), X.dtype)
-    for first in range(0, len(Z), n):
-        count = _load(X, rows, first, shift, factor, z)
-        _push(kinds, table, inverse, z, h, s, flat[0], flat[1], flat[2], flat[3], flat[4])
-        for i in range(count):
-            l[first + i] = flat[0, i]
-            for d in range(D):
-                Z[first + i, d] = z[d, i]
-
-
-def forward(kinds, table, inverse, X, rows, shift, factor, Z, l):
-    """Z = the flow of (x - shift) factor, for the rows of X with the numbers `rows`, and its l.
-
-    kinds (K,), table of `prepare`, inverse 0 or 1, X (N,D), rows (B,) int64 or (0,) for all N, shift, factor (D,)  ->
-    Z (B,D), l (B,)"""
-    size = _rows(X.shape[1], len(kinds))
-
-    def block(b):
-        i = slice(b * size, min((b + 1) * size, len(Z)))
-        some = (X, rows[i]) if rows.size else (X[i], rows)
-        _forward(kinds, table, inverse, *some, shift, factor, Z[i], l[i])
-
-    pool.run(block, -(-len(Z) // size))
-
-
 # ------------------------------------------------------------------------------------------- to the end, and back
 @piece
 def _end(which, D, z, bz, lp, a):
@@ -423,11 +393,12 @@ def _end(which, D, z, bz, lp, a):
             lp[i], b[i], d[i] = energy(which, x[i], y[i])
 
 
-def _backward_with(target):
-    """The kernel of `backward`, with `target` at the end: jitted, z (n,D) -> log p (n,), slopes (n,D); or None."""
+def _through_with(target):
+    """The kernel of `forward`, to Z and l where sums are (0,2D+2), and else of `backward`; with `target` at the end:
+    jitted, z (n,D) -> log p (n,), slopes (n,D); or None. (Two kernels would take twice as long to compile.)"""
     own = target is not None
 
-    def _backward(kinds, table, inverse, X, rows, shift, factor, which, given, counter, annealing, sums):
+    def _through(kinds, table, inverse, X, rows, shift, factor, which, given, counter, annealing, sums, Z, l_of_Z):
         T = X.dtype.type
         D, K = len(shift), len(kinds)
         B = rows.size if rows.size else len(X)
@@ -438,7 +409,7 @@ def _backward_with(target):
         beta = T(1)
         if annealing > 0:
             beta = min(T(1), T(ANNEAL) + T(1 - ANNEAL) * T(counter[0]) / T(annealing))
-        for k in range(K + 1):
+        for k in range(len(sums)):
             for i in range(2 * D + 2):
                 sums[k, i] = T(0)
         for first in range(0, B, n):
@@ -446,6 +417,12 @@ def _backward_with(target):
             for i in range(n):
                 bl[i] = T(1) if i < count else T(0)
             _push(kinds, table, inverse, z, h, s, l, a, c, flat[5], flat[6])
+            if len(sums) == 0:
+                for i in range(count):
+                    l_of_Z[first + i] = l[i]
+                    for d in range(D):
+                        Z[first + i, d] = z[d, i]
+                continue
             if own:
                 f, g = target(np.ascontiguousarray(z[:D, :count].T))
                 for i in range(count):
@@ -467,23 +444,42 @@ def _backward_with(target):
                     b[i] = beta * b[i] if i < count else T(0)
             _pull(kinds, table, inverse, z, h, s, bz, bl, a, c, sums)
 
-    return _backward
+    return _through
 
 
-SPEC = "i1 T2 i T2 i1 T1 T1 i T2 i1 T T2w"
-_backward = kernel(SPEC, fastmath=FAST)(_backward_with(None))
+SPEC = "i1 T2 i T2 i1 T1 T1 i T2 i1 T T2w T2w T1w"
+_through = kernel(SPEC, fastmath=FAST)(_through_with(None))
 
 
-def _parts(run, X, rows, given, n_layers, sums):
+def forward(kinds, table, inverse, X, rows, shift, factor, Z, l):
+    """Z = the flow of (x - shift) factor, for the rows of X with the numbers `rows`, and its l.
+
+    kinds (K,), table of `prepare`, inverse 0 or 1, X (N,D), rows (B,) int64 or (0,) for all N, shift, factor (D,)  ->
+    Z (B,D), l (B,)"""
+    size, (D, T) = _rows(X.shape[1], len(kinds)), (X.shape[1], X.dtype)
+    layers, none = (kinds, table, inverse), np.empty((0, D), T)
+    rest = NORMAL, none, np.zeros(1, np.int64), T.type(0), np.empty((0, 2 * D + 2), T)
+
+    def block(b):
+        i = slice(b * size, min((b + 1) * size, len(Z)))
+        some = (X, rows[i]) if rows.size else (X[i], rows)
+        _through(*layers, *some, shift, factor, *rest, Z[i], l[i])
+
+    pool.run(block, -(-len(Z) // size))
+
+
+def _back(run, kinds, table, inverse, X, rows, shift, factor, which, given, counter, annealing, sums):
+    layers, annealing = (kinds, table, inverse), X.dtype.type(annealing)
+    none = np.empty((0, len(shift)), X.dtype), np.empty(0, X.dtype)
     if len(sums) == 1:
-        run(X, rows, given, sums[0])
+        run(*layers, X, rows, shift, factor, which, given, counter, annealing, sums[0], *none)
         return
-    size, B = _rows(X.shape[1], n_layers), rows.size or len(X)
+    size, B = _rows(X.shape[1], len(kinds)), rows.size or len(X)
 
     def block(b):
         i = slice(b * size, min((b + 1) * size, B))
         some = (X, rows[i]) if rows.size else (X[i], rows)
-        run(*some, given[i], sums[b])
+        run(*layers, *some, shift, factor, which, given[i], counter, annealing, sums[b], *none)
 
     pool.run(block, len(sums))
 
@@ -496,11 +492,7 @@ def backward(kinds, table, inverse, X, rows, shift, factor, which, given, counte
     with annealing = 0.
     Else as in `forward`  ->  sums (P,K+1,2D+2), P = parts(B, D, K), of which `finish` makes the gradient; of the last
     row the first two are the sums of log p and of l"""
-    annealing = X.dtype.type(annealing)
-    run = lambda X, rows, given, out: _backward(
-        kinds, table, inverse, X, rows, shift, factor, which, given, counter, annealing, out
-    )
-    _parts(run, X, rows, given, len(kinds), sums)
+    _back(_through, kinds, table, inverse, X, rows, shift, factor, which, given, counter, annealing, sums)
 
 
 @functools.lru_cache(8)
@@ -509,16 +501,7 @@ def fused(target):
     on blocks within the loop, and `which` is ignored. None for other functions, and where a kernel set cannot."""
     if not isinstance(target, Dispatcher):
         return None
-    run = kernel(SPEC, cached=False, fastmath=FAST)(_backward_with(target))
-
-    def backward(kinds, table, inverse, X, rows, shift, factor, which, given, counter, annealing, sums):
-        annealing = X.dtype.type(annealing)
-        step = lambda X, rows, given, out: run(
-            kinds, table, inverse, X, rows, shift, factor, which, given, counter, annealing, out
-        )
-        _parts(step, X, rows, given, len(kinds), sums)
-
-    return backward
+    return functools.partial(_back, kernel(SPEC, cached=False, fastmath=FAST)(_through_with(target)))
 
 
 @kernel("T2 i T1w T2w")
