@@ -29,7 +29,7 @@ def moons(N, rng):
 
 
 def towards(target, n_layers, n_features, epochs, **given):
-    options = {"max_epochs": epochs, "n_epochs_no_change": None, "random_state": 0}
+    options = {"max_epochs": epochs, "random_state": 0}
     return PlanarFlow(n_layers, **options, **given).fit_target(target, n_features, dtype=np.float32)
 
 
@@ -74,7 +74,7 @@ class Model:
         self.model.inverse_transform(self.model.transform(self.X))
 
     def fit(self):
-        options = {"max_epochs": EPOCHS, "n_epochs_no_change": None, "random_state": 0}
+        options = {"max_epochs": EPOCHS, "random_state": 0}
         return PlanarFlow(16, direction=self.direction, **options).fit(self.X)
 
     def time_fit(self, direction):

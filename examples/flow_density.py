@@ -46,7 +46,7 @@ def main(out="lvm-demo"):
     rng = np.random.default_rng(0)
     X, unseen = moons(5000, rng), moons(5000, rng)
     print(f"two moons: {len(X)} rows to fit, {len(unseen)} others to test; nats per row")
-    flow = lvm.PlanarFlow(32, max_epochs=200, n_epochs_no_change=None, random_state=0)
+    flow = lvm.PlanarFlow(32, max_epochs=200, random_state=0)
     compare(X, unseen, (4, 12), flow)
     print(f"  {'the density that drew them':<26} {log_density(unseen).mean():8.3f}")
 
@@ -55,7 +55,7 @@ def main(out="lvm-demo"):
     pca = lvm.ProbabilisticPCA(6).fit(fit)
     Z = pca.transform(fit)
     print(f"\nsix components of digits: {len(fit)} rows to fit, {len(test)} others to test; nats per row")
-    latent = lvm.PlanarFlow(32, max_epochs=60, early_stopping=True, n_epochs_no_change=None, random_state=0)
+    latent = lvm.PlanarFlow(32, max_epochs=60, early_stopping=True, random_state=0)
     gaussian = compare(Z, pca.transform(test), (4, 12), latent)
     try:
         from matplotlib.figure import Figure

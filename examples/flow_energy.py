@@ -20,7 +20,7 @@ def main(out="lvm-demo"):
     for name in ("U1", "U2", "U3", "U4"):
         target = getattr(lvm.targets, name)
         for K in LAYERS:
-            flow = lvm.PlanarFlow(K, max_epochs=300, n_epochs_no_change=None, random_state=0)
+            flow = lvm.PlanarFlow(K, random_state=0)
             start = time.perf_counter()
             flow.fit_target(target, dtype=np.float32)
             seconds, found = time.perf_counter() - start, flow.evidence(target)

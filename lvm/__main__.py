@@ -61,13 +61,13 @@ def _regressor(X, y):
 def _flow(X):
     import lvm
 
-    return lvm.PlanarFlow(32, max_epochs=200, n_epochs_no_change=None, random_state=0).fit(X)
+    return lvm.PlanarFlow(32, max_epochs=200, random_state=0).fit(X)
 
 
 def _flow_target(target):
     import lvm
 
-    return lvm.PlanarFlow(32, max_epochs=200, n_epochs_no_change=None, random_state=0).fit_target(target)
+    return lvm.PlanarFlow(32, max_epochs=200, random_state=0).fit_target(target)
 
 
 def _ripley(n, rng):

@@ -16,6 +16,7 @@ from .estimator import (
     check_random_state,
     check_real,
     refuse,
+    warn,
 )
 from .fit import SCHEDULES, Batches, Steps, stochastic
 from .objectives.flow import Bound, Likelihood, at
@@ -97,12 +98,12 @@ class PlanarFlow(Transformer):
         What X was standardised with; 0 and 1 after `fit_target`.
     lower_bound_ : float
         Nats per row: the mean log-likelihood in the last epoch, or of the rows held out; after `fit_target` the mean of
-        log pi(x) - log q(x), which is log Z at most.
+        log pi(x) - log q(x) over draws, of which the expectation is log Z at most.
     lower_bounds_ : list of float
         Of each epoch, as the parameters were while it went on.
     history_ : dict of lists
-        A value for each epoch: "lower_bound", "log_det", the mean log|det| of all layers, and "log_prior", the mean log
-        N(z), or "log_target", the mean log pi(x); with early_stopping "validation_lower_bound". Not kept in files.
+        A value for each epoch: "lower_bound", "log_det", the mean log|det| of all layers, "log_prior", the mean log
+        N(z), and "log_target", the mean log pi(x); with early_stopping "validation_lower_bound". Not kept in files.
     n_iter_ : int, and converged_ : bool
         Epochs; was it n_epochs_no_change that ended training, or, with None, max_epochs?
     n_features_in_ : int, and feature_names_in_ : array (D,), when X was a data frame.
@@ -121,9 +122,10 @@ class PlanarFlow(Transformer):
     -----
     A likelihood has no maximum where rows repeat or columns are constant: training then goes where the bounds of the
     affine layers (scales of e^20) leave it. float32 data are fitted in float32. Ctrl-C ends training after the last
-    whole epoch and raises; the model is that of this epoch. A step that is not finite is undone and the rate halved.
-    Of a large X a checkpoint is written every 30 seconds and at the end, and a fit with the same parameters and data
-    that finds one goes on from it, with the same bits as if it had never stopped. It needs an integer random_state.
+    whole epoch and raises; the model is that of this epoch, or with early_stopping of the best one. A step that is not
+    finite is undone and the rate halved. A checkpoint is written every 30 seconds and at the end, and a fit with the
+    same parameters and data (as far as the means and deviations of 65536 rows tell) that finds one goes on from it,
+    with the same bits as if it had never stopped. It needs an integer random_state.
     Rezende & Mohamed (2015); Papamakarios, Nalisnick, Rezende, Mohamed & Lakshminarayanan (2021). lvm.objectives.flow
     has what each KL needs, kernels/shared/flow.py why the layers can be inverted.
 
@@ -162,8 +164,8 @@ class PlanarFlow(Transformer):
         "direction_": (str, (), None),
         "mean_": ("f", ("D",), "finite"),
         "scale_": ("f", ("D",), "positive"),
-        "lower_bound_": (float, (), "finite"),
-        "lower_bounds_": (float, ("*",), "finite"),
+        "lower_bound_": (float, (), None),  # -inf, where a target is 0 somewhere
+        "lower_bounds_": (float, ("*",), None),
         "n_iter_": (int, (), "nonnegative"),
         "converged_": (bool, (), None),
     }
@@ -221,6 +223,10 @@ class PlanarFlow(Transformer):
             refuse("layers", who, f"one of {', '.join(map(repr, KINDS))} or a list of them", self.layers)
         for kind in kinds:
             check_choice("layers", kind, KINDS, who=who)
+        if not isinstance(self.layers, str) and len(kinds) > self.n_layers:
+            raise ValueError(
+                f"layers names {len(kinds)} kinds, and n_layers is {self.n_layers}. Try n_layers={len(kinds)}."
+            )
         check_choice("base", self.base, ("learned", "fixed"), who=who)
         check_bool("standardise", self.standardise, who=who)
         check_choice("direction", self.direction, DIRECTIONS, who=who)
@@ -295,6 +301,11 @@ class PlanarFlow(Transformer):
             raise ValueError("early_stopping is for `fit`: a target has no rows to hold out. Try early_stopping=False.")
         rng = self._rng()
         log_pi, g = at(target, rng.standard_normal((16, D)).astype(T))
+        if not (log_pi < np.inf).all():
+            raise ValueError(
+                "The target gave a log_pi of NaN or infinity at a draw of the standard normal, where training begins. "
+                "It must be a number, or -inf where the density is 0."
+            )
         if not (np.isfinite(log_pi).any() and np.isfinite(g).all()):
             raise ValueError(
                 "The target is 0, or its gradient not finite, at draws of the standard normal, where training begins. "
@@ -312,7 +323,8 @@ class PlanarFlow(Transformer):
         o = Bound(k, places(kinds), inverse, p, B, B * STEPS, which, target, seed, annealing)
         zeros, ones = np.zeros(D, T), np.ones(D, T)
         batches = Steps(STEPS, same=o.backward is not None)
-        settings = {"target": repr(target) if which is not None else "a callable", "seed": seed, "batch_size": B}
+        told = b"".join(np.round(a, 6).tobytes() for a in (log_pi, g))  # rounded, for what adds up in any order
+        settings = {"target": hashlib.sha256(told).hexdigest(), "seed": seed, "batch_size": B}
         self._train(np.empty((0, D)), None, o, batches, p, kinds, direction, zeros, ones, annealing, False, settings)
         return self
 
@@ -383,7 +395,13 @@ class PlanarFlow(Transformer):
         }
         self._remember(X, names, fitted)
         if training.interrupted:
-            raise KeyboardInterrupt(f"fit was stopped; the model is that of epoch {self.n_iter_}")
+            best = "the best epoch up to" if early_stopping else "epoch"
+            raise KeyboardInterrupt(f"fit was stopped; the model is that of {best} {self.n_iter_}")
+        if np.isnan(training.bound):
+            warn(
+                "The bound of the last epoch is not a number: the target gave a log_pi of NaN, or a step was not "
+                "finite. See history_, and `elbo` for the bound as it is now."
+            )
 
     # -- answers
 
@@ -410,13 +428,13 @@ class PlanarFlow(Transformer):
     def _to_z(self, X):
         """z (N,D) and log|det dz/dx| (N,)."""
         Z, l = self._through(X, self.mean_, 1 / self.scale_, int(self.direction_ == "generative"))
-        return Z, l - np.log(self.scale_).sum()
+        return Z, l - float(np.log(self.scale_).sum())
 
     def _to_x(self, Z):
         """x (N,D) and log|det dx/dz| (N,)."""
         zero, one = np.zeros(Z.shape[1]), np.ones(Z.shape[1])
         X, l = self._through(Z, zero, one, int(self.direction_ == "normalising"))
-        return X * self.scale_.astype(X.dtype) + self.mean_.astype(X.dtype), l + np.log(self.scale_).sum()
+        return X * self.scale_.astype(X.dtype) + self.mean_.astype(X.dtype), l + float(np.log(self.scale_).sum())
 
     def transform(self, X) -> Any:
         """z of each row x: (N,D). Under the model z is standard normal."""
@@ -435,14 +453,19 @@ class PlanarFlow(Transformer):
     def score_samples(self, X) -> np.ndarray:
         """log q(x) of each row, in nats: (N,)."""
         X = self._check_X(X)
-        Z, l = self._to_z(X)
-        return self._as(_log_normal(Z) + l, X)
+        return self._as(self._log_density(X), X)
 
     def score(self, X, y=None) -> float:
         """The mean of `score_samples(X)`, in nats. y is ignored."""
-        X = self._check_X(X)
-        Z, l = self._to_z(X)
-        return float((_log_normal(Z) + l).mean(dtype=float))
+        return float(self._log_density(self._check_X(X)).mean(dtype=float))
+
+    def _log_density(self, X):
+        """log q(x) (N,), by pieces: of z no more is ever there."""
+        log_q = np.empty(len(X), X.dtype)
+        for a in range(0, len(X), PIECE):
+            Z, l = self._to_z(X[a : a + PIECE] if len(X) > PIECE else X)
+            log_q[a : a + PIECE] = _log_normal(Z) + l
+        return log_q
 
     def _noise(self, n, stream, T):
         k, Z = kernels.load("cpu"), np.empty((n, self.u_.shape[1]), T)

@@ -904,8 +904,10 @@ def plot_bound(model, *, ax=None):
         ax.tick_params(labelbottom=False)
         for axes in ax, below:  # training may begin far off
             late = np.concatenate([line.get_ydata()[len(n) // 10 :] for line in axes.lines])
-            room = 0.05 * np.ptp(late) + 1e-9
-            axes.set_ylim(late.min() - room, late.max() + room)
+            late = late[np.isfinite(late)]
+            if len(late):
+                room = 0.05 * np.ptp(late) + 1e-9
+                axes.set_ylim(late.min() - room, late.max() + room)
     ax.ticklabel_format(axis="y", useOffset=False)
     return ax
 

@@ -452,7 +452,7 @@ def layers(x, out):
         out[i] = h + s + m + sigma + more + slope + k + r + t + y + e + flow.root(x[i], m, sigma)
         R = flow.radial_root(x[i], x[0], x[1])
         rho, l, Q = flow.radial_terms(R, x[0], x[1], x[2])
-        a, b, c, d, f, g = flow.radial_slopes(R, x[0], x[1], x[2])
+        a, b, c, d, f, g, _ = flow.radial_slopes(R, x[0], x[1], x[2])
         out[i] += rho + l + Q + a + b + c + d + f + g
         for which in range(1, 5):
             log_pi, gx, gy = flow.energy(which, x[i], x[0])

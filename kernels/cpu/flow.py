@@ -68,14 +68,15 @@ WORK = 1 << 18  # numbers, rows times layers times features, that a thread takes
 piece = register_jitable(fastmath=FAST, forceinline=True)
 
 
-def _rows(D, K):
-    """Rows that a thread takes at a time."""
-    return min(max(WORK // (max(K, 1) * D) // 64 * 64, 64), 4096)
+def _rows(B, D, K):
+    """Rows that a thread takes at a time, of B: in 64 parts at most, since each has sums of its own."""
+    rows = min(max(WORK // (max(K, 1) * D) // 64 * 64, 64), 4096)
+    return max(rows, -(-B // 4096) * 64)
 
 
 def parts(B, D, K):
     """How many sums `backward` makes of B rows, D features, K layers: the same for any number of threads."""
-    return -(-B // _rows(D, K))
+    return -(-B // _rows(B, D, K))
 
 
 # ------------------------------------------------------------------------------------------------- tables of layers
@@ -124,8 +125,8 @@ def _finish(u, kinds, w, b, sums, scale, gu, gw, gb, totals):
             for p in range(len(sums)):
                 total += sums[p, k, i]
             sums[0, k, i] = T(total)
-    totals[0] += sums[0, K, 0]
-    totals[1] += sums[0, K, 1]
+    for i in range(totals.size):
+        totals[i] += sums[0, K, i]
     for k in range(K):
         bu, bw = sums[0, k, :D], sums[0, k, D : 2 * D]
         b1, b2 = sums[0, k, 2 * D], sums[0, k, 2 * D + 1]
@@ -160,7 +161,7 @@ def finish(kinds, u, w, b, sums, scale, gu, gw, gb, totals):
     Radial: alpha = softplus(b), s = softplus(b + u_0). Affine: the log scale is c tanh(w/c), c = LARGEST.
 
     kinds (K,), u, w (K,D), b (K,), sums (P,K+1,2D+2), which are added up in sums[0]  ->  gu, gw (K,D), gb (K,); totals
-    (2,), to which the sums of log p and of l over the batch are added"""
+    (2,) or (3,), to which the sums of log p, of l and of |z|²/2, as loaded, over the batch are added"""
     _finish(u, kinds, w, b, sums, u.dtype.type(scale), gu, gw, gb, totals)
 
 
@@ -339,13 +340,14 @@ def _pull(kinds, table, inverse, z, h, s, bz, bl, a, c, sums):
         else:
             for d in range(D):
                 x, b, u, v, by, bxy, n = z[d], bz[d], row[d], row[D + d], T(0), T(0), T(0)
+                centre = T(0) if inverse else u
                 if inverse:
                     v = T(1) / v
                     u *= -v
                 f = T(1) / v
                 for i in range(a.size):
                     by += b[i]
-                    bxy += b[i] * x[i]
+                    bxy += b[i] * (x[i] - centre)
                     n += bl[i]
                     x[i] = (x[i] - u) * f
                     b[i] *= v
@@ -354,7 +356,7 @@ def _pull(kinds, table, inverse, z, h, s, bz, bl, a, c, sums):
                     out[D + d] -= bxy + n
                 else:
                     out[d] += by
-                    out[D + d] += bxy - u * by + n
+                    out[D + d] += bxy + n
         out[2 * D] += b1
         out[2 * D + 1] += b2
 
@@ -404,8 +406,8 @@ def _through_with(target):
         B = rows.size if rows.size else len(X)
         n = min(BLOCK, (B + 15) // 16 * 16)
         z, h, s = np.zeros((D + D % 2, n), X.dtype), np.empty((K, n), X.dtype), np.empty((K, n), X.dtype)
-        bz, flat = np.zeros((D + D % 2, n), X.dtype), np.empty((7, n), X.dtype)
-        bl, lp, l, a, c = flat[0], flat[1], flat[2], flat[3], flat[4]
+        bz, flat = np.zeros((D + D % 2, n), X.dtype), np.empty((8, n), X.dtype)
+        bl, lp, l, a, c, half = flat[0], flat[1], flat[2], flat[3], flat[4], flat[7]
         beta = T(1)
         if annealing > 0:
             beta = min(T(1), T(ANNEAL) + T(1 - ANNEAL) * T(counter[0]) / T(annealing))
@@ -416,6 +418,11 @@ def _through_with(target):
             count = _load(X, rows, first, shift, factor, z)
             for i in range(n):
                 bl[i] = T(1) if i < count else T(0)
+                half[i] = T(0)
+            for d in range(D):
+                x = z[d]
+                for i in range(n):
+                    half[i] += T(0.5) * x[i] * x[i]
             _push(kinds, table, inverse, z, h, s, l, a, c, flat[5], flat[6])
             if len(sums) == 0:
                 for i in range(count):
@@ -438,6 +445,7 @@ def _through_with(target):
             for i in range(count):
                 sums[K, 0] += lp[i]
                 sums[K, 1] += l[i]
+                sums[K, 2] += half[i]
             for d in range(D):
                 b = bz[d]
                 for i in range(n):
@@ -456,7 +464,7 @@ def forward(kinds, table, inverse, X, rows, shift, factor, Z, l):
 
     kinds (K,), table of `prepare`, inverse 0 or 1, X (N,D), rows (B,) int64 or (0,) for all N, shift, factor (D,)  ->
     Z (B,D), l (B,)"""
-    size, (D, T) = _rows(X.shape[1], len(kinds)), (X.shape[1], X.dtype)
+    size, (D, T) = _rows(*Z.shape, len(kinds)), (X.shape[1], X.dtype)
     layers, none = (kinds, table, inverse), np.empty((0, D), T)
     rest = NORMAL, none, np.zeros(1, np.int64), T.type(0), np.empty((0, 2 * D + 2), T)
 
@@ -474,7 +482,8 @@ def _back(run, kinds, table, inverse, X, rows, shift, factor, which, given, coun
     if len(sums) == 1:
         run(*layers, X, rows, shift, factor, which, given, counter, annealing, sums[0], *none)
         return
-    size, B = _rows(X.shape[1], len(kinds)), rows.size or len(X)
+    B = rows.size or len(X)
+    size = _rows(B, len(shift), len(kinds))
 
     def block(b):
         i = slice(b * size, min((b + 1) * size, B))
@@ -491,15 +500,16 @@ def backward(kinds, table, inverse, X, rows, shift, factor, which, given, counte
     slopes are given (B,D) (of the others (0,D)). beta = min(1, 0.01 + 0.99 counter/annealing), counter (1,) int64; 1
     with annealing = 0.
     Else as in `forward`  ->  sums (P,K+1,2D+2), P = parts(B, D, K), of which `finish` makes the gradient; of the last
-    row the first two are the sums of log p and of l"""
+    row the first three are the sums of log p, of l, and of |z|²/2 of what was loaded"""
     _back(_through, kinds, table, inverse, X, rows, shift, factor, which, given, counter, annealing, sums)
 
 
 @functools.lru_cache(8)
 def fused(target):
     """A function as `backward` for a function by numba.njit, target(z (n,D)) -> log p (n,), slopes (n,D): it is called
-    on blocks within the loop, and `which` is ignored. None for other functions, and where a kernel set cannot."""
-    if not isinstance(target, Dispatcher):
+    on blocks within the loop, and `which` is ignored. None for other functions, for those with parallel=True, which die
+    where two threads call them, and where a kernel set cannot."""
+    if not isinstance(target, Dispatcher) or target.targetoptions.get("parallel"):
         return None
     return functools.partial(_back, kernel(SPEC, cached=False, fastmath=FAST)(_through_with(target)))
 

@@ -144,7 +144,7 @@ def _finish(u, kinds, w, b, shift, sums, scale, gu, gw, gb, totals):
             sums[0, k, i] = shared[t]
         cuda.syncthreads()
     if k == K:
-        if t < 2:
+        if t < totals.size:
             totals[t] += sums[0, k, t]
     elif t < WARP:
         b1, b2 = sums[0, k, 2 * D], sums[0, k, 2 * D + 1]
@@ -166,8 +166,8 @@ def _finish(u, kinds, w, b, shift, sums, scale, gu, gw, gb, totals):
             b1 = b1 * sigmoid(b[k]) + bs
         else:
             for i in range(t, D, WARP):
-                h = tanh(w[k, i] / T(LARGEST))
-                gu[k, i], gw[k, i] = scale * sums[0, k, i], scale * sums[0, k, D + i] * (T(1) - h * h)
+                _, slope = tanh_slope(w[k, i] / T(LARGEST))
+                gu[k, i], gw[k, i] = scale * sums[0, k, i], scale * sums[0, k, D + i] * slope
             b1 = T(0)
         if t == 0:
             gb[k] = scale * b1
@@ -177,7 +177,7 @@ def finish(kinds, u, w, b, sums, scale, gu, gw, gb, totals):
     """scale times the gradient in u, w, b, from the sums of `backward`; the CPU's docstring has the equations.
 
     kinds (K,), u, w (K,D), b (K,), sums (P,K+1,2D+2), which are added up in sums[0]  ->  gu, gw (K,D), gb (K,); totals
-    (2,), to which the sums of log p and of l over the batch are added"""
+    (2,) or (3,), to which the sums of log p, of l and of |z|²/2, as loaded, over the batch are added"""
     shift = _shift(sums.shape[2], THREADS)
     _finish(sums.shape[1], THREADS, u, kinds, w, b, shift, sums, scale, gu, gw, gb, totals)
 
@@ -410,9 +410,14 @@ def _backward(kinds, table, inverse, X, rows, shift, factor, which, given, count
         there = n < B
         one, last = T(1) if there else T(0), out + K * (2 * D + 2)
         _load(X, rows, n, B, shift, factor, D, J, lane, bits, work, z)
+        half = T(0)
+        for r in range(J):
+            half += T(0.5) * work[uint32(z + WARP * r)] * work[uint32(z + WARP * r)]
+        half = _across(half, bits)
         l = _push(kinds, table, inverse, D, J, lane, bits, work, z, int32(z + WARP * 2 * J))
         lp = _end(which, given, n, there, D, J, lane, bits, work, z, beta)
         _give(sums, last, 1, lane == 0, lp if there else T(0), l if there else T(0), bits, new)
+        _give(sums, last + 2, 1, lane == 0, half, T(0), bits, new)
         _pull(kinds, table, inverse, D, J, lane, bits, work, z, one, sums, out, new)
 
 
@@ -423,7 +428,7 @@ def backward(kinds, table, inverse, X, rows, shift, factor, which, given, counte
     slopes are given (B,D) (of the others (0,D)). beta = min(1, 0.01 + 0.99 counter/annealing), counter (1,) int64; 1
     with annealing = 0.
     Else as in `forward`  ->  sums (P,K+1,2D+2), P = parts(B, D, K), of which `finish` makes the gradient; of the last
-    row the first two are the sums of log p and of l"""
+    row the first three are the sums of log p, of l, and of |z|²/2 of what was loaded"""
     D, K = X.shape[1], len(kinds)
     bits, flat = _bits(D), table.reshape(table.size)
     work = _work(len(sums), D, bits, K, X.dtype)

@@ -77,7 +77,9 @@ def constrain(x):
 
 @shared
 def one_over_square(ww):
-    """1/|w|², for û = u + (m - x) w/|w|²; 0 where |w| < 1e-140 (float32: 1e-15), so that nothing overflows: û is u."""
+    """1/|w|², for û = u + (m - x) w/|w|²; 0 where |w| < 1e-140 (float32: 1e-15), so that nothing overflows: û is u.
+
+    (That is right to rounding but for |u| > 1e15, where w'u can be below -1 all the same.)"""
     T = type(ww)
     return ratio(T(1), ww) if ww > (T(1e-30) if is_float32(ww) else T(1e-280)) else T(0)
 
@@ -188,7 +190,7 @@ def radial_terms(r, alpha, s, n):
 
 @shared
 def radial_slopes(r, alpha, s, n):
-    """Slopes of rho in r, alpha, s, and of l in r, alpha, s; n = D - 1.
+    """Slopes of rho in r, alpha, s, and of l in r, alpha, s; and 1/Q; n = D - 1.
 
     rho: (alpha - s)/A², -(r + s)/A², 1/A
     l:   n (alpha - s)/((r + s) A) + 2 (1/Q - 1)/A,   ((2t + s/A)/Q - 2 - n)/A,   n/(r + s) + p/(A Q)"""
@@ -204,6 +206,7 @@ def radial_slopes(r, alpha, s, n):
         lr,
         A * ((T(2) * t + s * A) * q - T(2) - n),
         n * S + p * A * q,
+        q,
     )
 
 
@@ -214,10 +217,10 @@ def radial_back(r, rho, alpha, s, n, slope, bl, inverse):
     For the inverse all is that of f, for the slopes -bz in its output and -bl in its l (kernels/cpu/flow.py)."""
     T = type(r)
     near = ratio(T(1), r) if r > T(0) else T(0)
-    rr, ra, rs, lr, la, ls = radial_slopes(r, alpha, s, n)
+    rr, ra, rs, lr, la, ls, slow = radial_slopes(r, alpha, s, n)
     if inverse:
         q = ratio(T(1), rho)
-        c = -near * q * (bl * lr + rr * ratio(slope - bl * lr * r, rho + r * rr))
+        c = -near * q * (bl * lr + rr * (slope - bl * lr * r) * slow)
         x = -(q * slope + c * r * r)
         return q, c, x * ra - bl * la, x * rs - bl * ls
     return rho, near * (slope * rr + bl * lr), slope * ra + bl * la, slope * rs + bl * ls

@@ -14,8 +14,7 @@ Z, Z the integral of pi, log Z - KL(q || pi/Z), ibid. eq. 17. In both, a sample 
 log-density, and its slopes come back: one kernel. The layers may stand for f or for g in both, since each can be
 inverted: `inverse` is 1 where samples go through their inverses.
 
-The first value can be had in either space: log q(x) by f at x, or as log p(z) - log|det J_g| by g at z = f(x). In the
-second, E[log p(z)] is -D/2 log(2 pi e), whatever the layers are.
+The first value can be had in either space: log q(x) by f at x, or as log p(z) - log|det J_g| by g at z = f(x).
 Letters: B rows of a batch, D features, K layers.
 """
 
@@ -34,7 +33,7 @@ class _Climb:
         self.batch_size = batch_size
         self.kinds, self.table = k.put(kinds), k.empty((K, 2 * D + 3), T)
         self.sums = k.empty((k.flow.parts(batch_size, D, K), K + 1, 2 * D + 2), T)
-        self.totals, self.none = k.put(np.zeros(2, T)), k.put(np.empty((0, D), T))
+        self.totals, self.none = k.put(np.zeros(3, T)), k.put(np.empty((0, D), T))
 
     def _prepare(self):
         p = self.parameters.views
@@ -52,10 +51,10 @@ class _Climb:
         self.k.flow.finish(self.kinds, p["u"], p["w"], p["b"], sums, -1 / B, g["u"], g["w"], g["b"], self.totals)
 
     def _means(self):
-        """Means of log p at the end and of the log|det| since the last call."""
-        log_p, l = self.k.get(self.totals).astype(float) / self.n
-        self.k.adam.assign(self.totals, np.zeros(2, self.parameters.dtype))
-        return float(log_p), float(l)
+        """Means of log p at the end, of the log|det| and of |z|²/2 at the beginning, since the last call."""
+        means = self.k.get(self.totals).astype(float) / self.n
+        self.k.adam.assign(self.totals, np.zeros(3, self.parameters.dtype))
+        return means.tolist()
 
 
 class Likelihood(_Climb):
@@ -86,7 +85,7 @@ class Likelihood(_Climb):
 
     def values(self):
         """Means over the epoch, as the parameters were at each step."""
-        log_p, l = self._means()
+        log_p, l, _ = self._means()
         l += self.constant
         return {"lower_bound": log_p + l, "log_prior": log_p, "log_det": l}
 
@@ -145,10 +144,10 @@ class Bound(_Climb):
 
     def values(self):
         """Means over the epoch, as the parameters were at each step; of the bound as it is with beta = 1."""
-        log_p, l = self._means()
+        log_p, l, half = self._means()
         log_p, self.log_pi = log_p + self.log_pi / self.n, 0.0
-        entropy = 0.5 * self.D * np.log(2 * np.pi * np.e)
-        return {"lower_bound": log_p + l + entropy, "log_target": log_p, "log_det": l}
+        log_z = -half - 0.5 * self.D * np.log(2 * np.pi)  # of the same draws: where q is pi/Z no noise is left
+        return {"lower_bound": log_p + l - log_z, "log_target": log_p, "log_prior": log_z, "log_det": l}
 
 
 def at(target, z):
