@@ -62,7 +62,7 @@ from ..shared.scalar import exp, log, sigmoid, split, tanh
 __all__ = ["ENDS", "GIVEN", "KINDS", "NORMAL", "backward", "energies", "finish", "forward", "fused", "parts", "prepare"]
 
 BLOCK = 256  # samples that go through the layers side by side: what is kept of them fits a cache
-WORK = 1 << 18  # numbers, rows times layers times features, that a thread takes at a time: some 0.1 ms
+WORK = 1 << 20  # numbers, rows times layers times features, that a thread takes at a time: some 0.5 ms
 
 # inlined always: else code from the cache and code compiled here would differ in what they inline, and in last bits
 piece = register_jitable(fastmath=FAST, forceinline=True)
