@@ -8,6 +8,8 @@ import numpy as np
 
 from lvm import PlanarFlow, targets
 
+from . import problems
+
 SMALL = os.environ.get("LVM_BENCH_SMALL") == "1"
 # name: D, K layers, batches of B, and n1, n2, the epochs of 100 steps between which a step is timed
 SIZES = {
@@ -19,13 +21,6 @@ SIZES = {
 }
 SIZES = {"D=3 K=2 B=50": (3, 2, 50, 1, 2)} if SMALL else SIZES
 EPOCHS = 2 if SMALL else 200
-
-
-def moons(N, rng):
-    """X (N,2): two half circles, one in the mouth of the other, with noise of standard deviation 0.1."""
-    turn, second = rng.uniform(0, np.pi, N), rng.integers(2, size=(N, 1))
-    first = np.stack([np.cos(turn), np.sin(turn)], axis=1)
-    return np.where(second, [1, 0.5] - first, first) + 0.1 * rng.normal(size=(N, 2))
 
 
 def towards(target, n_layers, n_features, epochs, **given):
@@ -68,7 +63,7 @@ class Model:
 
     def setup(self, direction):
         rng = np.random.default_rng(0)
-        self.X, self.test = moons(5000, rng), moons(100_000, rng)
+        self.X, self.test = problems.moons(5000, rng), problems.moons(100_000, rng)
         self.direction, self.Z = direction, rng.standard_normal((100_000, 2))
         self.model = self.fit()  # compiles
         self.model.inverse_transform(self.model.transform(self.X))

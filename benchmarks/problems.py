@@ -89,3 +89,10 @@ def sinc(N):
     rng = np.random.default_rng(0)
     x = rng.uniform(-10, 10, size=(N, 1))
     return x, np.sinc(x[:, 0] / np.pi) + 0.1 * rng.normal(size=N)
+
+
+def moons(N, rng):
+    """X (N,2): two half circles, one in the mouth of the other, with noise of standard deviation 0.1."""
+    turn, second = rng.uniform(0, np.pi, N), rng.integers(2, size=(N, 1))
+    first = np.stack([np.cos(turn), np.sin(turn)], axis=1)
+    return np.where(second, [1, 0.5] - first, first) + 0.1 * rng.normal(size=(N, 2))

@@ -124,6 +124,11 @@ def check_bool(name: str, value: Any, *, who: str) -> bool:
     return bool(value)
 
 
+def check_verbose(value: Any, *, who: str) -> int:
+    """`value` as an int of at least 0, where True is 1; or InvalidParameterError."""
+    return check_int("verbose", int(value) if isinstance(value, (bool, np.bool_)) else value, 0, who=who)
+
+
 def check_random_state(seed: Any) -> np.random.Generator:
     """A generator from None (fresh entropy), an integer from 0 up, a SeedSequence, a Generator or a RandomState.
 
@@ -146,6 +151,21 @@ def check_random_state(seed: Any) -> np.random.Generator:
         "random_state must be None, an integer of at least 0, a numpy SeedSequence, Generator or RandomState, "
         f"got {repr(seed)[:100]}."
     )
+
+
+def check_training(estimator: Any) -> None:
+    """What all that train by `fit.stochastic` have in their constructor: InvalidParameterError where it cannot be."""
+    e, who = estimator, type(estimator).__name__
+    check_int("batch_size", e.batch_size, 1, who=who)
+    check_int("max_epochs", e.max_epochs, 1, who=who)
+    check_real("learning_rate", e.learning_rate, 0, inclusive=False, who=who)
+    if e.n_epochs_no_change is not None:
+        check_int("n_epochs_no_change", e.n_epochs_no_change, 1, who=who)
+    check_bool("early_stopping", e.early_stopping, who=who)
+    if check_real("validation_fraction", e.validation_fraction, 0, inclusive=False, who=who) >= 1:
+        refuse("validation_fraction", who, "a number above 0 and below 1", e.validation_fraction)
+    if e.clip_norm is not None:
+        check_real("clip_norm", e.clip_norm, 0, inclusive=False, who=who)
 
 
 # ---------------------------------------------------------------------------------------------------------------- data

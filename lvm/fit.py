@@ -170,6 +170,14 @@ class Batches:
                 yield order[a : a + self.batch_size]
 
 
+def held_out(rows, fraction: float, rng) -> tuple[np.ndarray, np.ndarray]:
+    """The numbers of the rows (N,) to fit, and of those to hold out, drawn by rng. ValueError where none are left."""
+    order, n = rng.permutation(rows), int(np.ceil(len(rows) * fraction))
+    if n == len(rows):
+        raise ValueError(f"validation_fraction={fraction} leaves no rows to fit of {n}.")
+    return np.sort(order[n:]), np.sort(order[:n])
+
+
 class Steps:
     """Epochs of n steps, in place of `Batches`, for an objective without data: its batch is None. same=False for one
     whose steps do something on the host, and cannot be recorded."""

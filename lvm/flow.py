@@ -15,10 +15,12 @@ from .estimator import (
     check_int,
     check_random_state,
     check_real,
+    check_training,
+    check_verbose,
     refuse,
     warn,
 )
-from .fit import SCHEDULES, Batches, Steps, stochastic
+from .fit import SCHEDULES, Batches, Steps, held_out, stochastic
 from .objectives.flow import Bound, Likelihood, at
 from .parameters import Parameters
 
@@ -230,22 +232,12 @@ class PlanarFlow(Transformer):
         check_choice("base", self.base, ("learned", "fixed"), who=who)
         check_bool("standardise", self.standardise, who=who)
         check_choice("direction", self.direction, DIRECTIONS, who=who)
-        check_int("batch_size", self.batch_size, 1, who=who)
-        check_int("max_epochs", self.max_epochs, 1, who=who)
-        check_real("learning_rate", self.learning_rate, 0, inclusive=False, who=who)
+        check_training(self)
         check_choice("schedule", self.schedule, SCHEDULES, who=who)
-        check_bool("early_stopping", self.early_stopping, who=who)
-        if check_real("validation_fraction", self.validation_fraction, 0, inclusive=False, who=who) >= 1:
-            refuse("validation_fraction", who, "a number above 0 and below 1", self.validation_fraction)
-        if self.n_epochs_no_change is not None:
-            check_int("n_epochs_no_change", self.n_epochs_no_change, 1, who=who)
         check_real("tol", self.tol, 0, who=who)
-        if self.clip_norm is not None:
-            check_real("clip_norm", self.clip_norm, 0, inclusive=False, who=who)
         if self.annealing_steps is not None:
             check_int("annealing_steps", self.annealing_steps, 0, who=who)
-        verbose = int(self.verbose) if isinstance(self.verbose, (bool, np.bool_)) else self.verbose
-        check_int("verbose", verbose, 0, who=who)
+        check_verbose(self.verbose, who=who)
         kernels.load(self.device)
 
     @property
@@ -260,12 +252,8 @@ class PlanarFlow(Transformer):
         X, names = self._check_fit_X(X, min_samples=2)
         (N, D), T = X.shape, X.dtype
         rng = self._rng()
-        rows, held = np.arange(N), np.empty(0, np.int64)
-        if self.early_stopping:
-            order, n = rng.permutation(N), int(np.ceil(N * self.validation_fraction))
-            held, rows = np.sort(order[:n]), np.sort(order[n:])
-        if not len(rows):
-            raise ValueError(f"validation_fraction={self.validation_fraction} leaves no rows to fit of {N}.")
+        rows = np.arange(N)
+        rows, held = held_out(rows, self.validation_fraction, rng) if self.early_stopping else (rows, rows[:0])
         with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
             spread = starts.column_spread(X, np.empty(0))
             mean, scale = (a.astype(T) for a in (spread if self.standardise else (np.zeros(D), np.ones(D))))
@@ -350,7 +338,7 @@ class PlanarFlow(Transformer):
             if kind == "planar":
                 w[i] /= np.sqrt(D)
             elif kind == "radial":
-                u[i, 1:], b[i] = 0, 0.5413  # alpha = 1
+                u[i, 1:], b[i] = 0, np.log(np.e - 1)  # alpha = 1
             else:
                 u[i], w[i], b[i] = 0, 0, 0
         p.assign({"u": u, "w": w, "b": b})

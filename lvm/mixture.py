@@ -15,6 +15,7 @@ from .estimator import (
     check_random_state,
     check_real,
     check_sample_weight,
+    check_verbose,
     from_device,
     has_gaps,
     moderate,
@@ -361,8 +362,7 @@ class GaussianMixture(Estimator):
         check_int("n_init", self.n_init, 1, who=who)
         check_choice("init_params", self.init_params, STARTS, who=who)
         check_bool("warm_start", self.warm_start, who=who)
-        verbose = int(self.verbose) if isinstance(self.verbose, (bool, np.bool_)) else self.verbose
-        check_int("verbose", verbose, 0, who=who)
+        check_verbose(self.verbose, who=who)
         check_int("verbose_interval", self.verbose_interval, 1, who=who)
         kernels.load(self.device)  # or an error, before anything else
 

@@ -16,6 +16,7 @@ from .estimator import (
     check_random_state,
     check_real,
     check_sample_weight,
+    check_verbose,
     has_gaps,
     moderate,
     refuse,
@@ -308,8 +309,7 @@ class ProbabilisticPCA(Transformer):
         check_int("max_iter", self.max_iter, 0, who=who)
         check_int("n_draws", self.n_draws, 1, who=who)
         check_int("batch_size", self.batch_size, 1, who=who)
-        verbose = int(self.verbose) if isinstance(self.verbose, (bool, np.bool_)) else self.verbose
-        check_int("verbose", verbose, 0, who=who)
+        check_verbose(self.verbose, who=who)
         kernels.load(self.device)
         if self.method == "exact" and self.noise == "diagonal":
             raise ValueError(

@@ -18,10 +18,12 @@ from .estimator import (
     check_real,
     check_sample_weight,
     check_targets,
+    check_training,
+    check_verbose,
     refuse,
     warn,
 )
-from .fit import Batches, newton, progress, stochastic
+from .fit import Batches, held_out, newton, progress, stochastic
 from .objectives.relevance import Design, Logistic, Minibatch, Posterior, Regression
 from .parameters import Parameters
 
@@ -149,8 +151,7 @@ class _Sparse(Estimator):
         check_bool("fit_intercept", self.fit_intercept, who=who)
         check_real("tol", self.tol, 0, who=who)
         check_int("max_iter", self.max_iter, 1, who=who)
-        verbose = int(self.verbose) if isinstance(self.verbose, (bool, np.bool_)) else self.verbose
-        check_int("verbose", verbose, 0, who=who)
+        check_verbose(self.verbose, who=who)
         kernels.load(self.device)
 
 
@@ -482,16 +483,7 @@ class VariationalLogisticRegression(_Classifier):
         check_choice("expectation", self.expectation, ("quadrature", "monte_carlo"), who=who)
         self._check_class_weight()
         self._check_climb()
-        check_int("batch_size", self.batch_size, 1, who=who)
-        check_int("max_epochs", self.max_epochs, 1, who=who)
-        check_real("learning_rate", self.learning_rate, 0, inclusive=False, who=who)
-        if self.n_epochs_no_change is not None:
-            check_int("n_epochs_no_change", self.n_epochs_no_change, 1, who=who)
-        check_bool("early_stopping", self.early_stopping, who=who)
-        if check_real("validation_fraction", self.validation_fraction, 0, inclusive=False, who=who) >= 1:
-            refuse("validation_fraction", who, "a number above 0 and below 1", self.validation_fraction)
-        if self.clip_norm is not None:
-            check_real("clip_norm", self.clip_norm, 0, inclusive=False, who=who)
+        check_training(self)
         check_int("kl_warmup_steps", self.kl_warmup_steps, 0, who=who)
         if self.solver == "adam" and self.covariance == "full":
             raise ValueError("solver='adam' is for covariance='diag'. Try that, or solver='newton'.")
@@ -560,12 +552,7 @@ class VariationalLogisticRegression(_Classifier):
             raise ValueError("A checkpoint needs the same batches again. Try an integer random_state.")
         rng = check_random_state(self.random_state)
         rows = np.flatnonzero(w) if w.size else np.arange(N)
-        held = rows[:0]
-        if self.early_stopping:
-            order, n = rng.permutation(rows), int(np.ceil(len(rows) * self.validation_fraction))
-            held, rows = np.sort(order[:n]), np.sort(order[n:])
-        if not len(rows):
-            raise ValueError(f"validation_fraction={self.validation_fraction} leaves no rows to fit of {N}.")
+        rows, held = held_out(rows, self.validation_fraction, rng) if self.early_stopping else (rows, rows[:0])
         shift, spread = starts.column_spread(X, w)
         shift = shift if self.fit_intercept else np.zeros(D)
         factor = 1 / spread if self.prior == "ard" else np.full(D, 1 / np.sqrt((spread**2).mean()))

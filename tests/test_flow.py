@@ -329,7 +329,7 @@ def test_a_target_of_another_checkpoint_is_refused(tmp_path):
 
 
 def test_a_parallel_target_is_called_outside_of_the_loop():
-    """Two threads that call it at once would end the process."""
+    """parallel=True is a user's choice here, not ours: two threads that call such a function would end the process."""
     parallel = numba.njit(parallel=True)(lambda z: (-0.5 * (z * z).sum(1), -z))
     assert lvm.kernels.load("cpu").flow.fused(parallel) is None
 

@@ -7,8 +7,7 @@ import pytest
 from gradcheck import complex_step, richardson
 from numpy.testing import assert_allclose, assert_array_equal
 from reference import LAYERS, flow, flow_end, flow_gradients
-
-import lvm
+from threads import assert_same_on_threads
 
 mp = mpmath.mp.clone()
 mp.dps = 50
@@ -116,19 +115,6 @@ def assert_gradients_close(got, want, rtol):
     """Each array to rtol of its largest number, or of 1: an identity's gradient is 0, and what is there is rounding."""
     for a, b, name in zip(got, want, "uwb"):
         assert_allclose(a, b, rtol=0, atol=rtol * max(np.abs(b).max(), 1), err_msg=name)
-
-
-def on_threads(f):
-    """f(), which gives a list of arrays, has the same bits on 1, 2 and 8 threads."""
-    try:
-        lvm.set_num_threads(1)
-        want = f()
-        for threads in (2, 8):
-            lvm.set_num_threads(threads)
-            for a, b in zip(f(), want):
-                assert_array_equal(a, b)
-    finally:
-        lvm.set_num_threads(None)
 
 
 def slopes_of(end):
@@ -396,9 +382,9 @@ def many(k, **how):
 def test_bits_do_not_depend_on_threads(k, inverse):
     f = many(k, inverse=inverse)
     g = rng(1).standard_normal(f.X.shape)
-    on_threads(lambda: [*f.forward(), f.sums(), f.sums("ring"), f.sums("given", given=g)])
+    assert_same_on_threads(lambda: [*f.forward(), f.sums(), f.sums("ring"), f.sums("given", given=g)])
     f.rows = rng(2).permutation(15000)[:9001]
-    on_threads(lambda: [*f.forward(), f.sums(), f.sums("given", given=g[:9001])])
+    assert_same_on_threads(lambda: [*f.forward(), f.sums(), f.sums("given", given=g[:9001])])
 
 
 @T_

@@ -17,8 +17,8 @@ from reference import (
 )
 from scipy.optimize import minimize_scalar
 from scipy.special import expit, log_expit
+from threads import assert_same_on_threads
 
-import lvm
 from lvm.kernels.shared.relevance import LARGEST, noisy
 
 T_ = pytest.mark.parametrize("T", [np.float32, np.float64])
@@ -34,19 +34,6 @@ def rng(seed=0):
 
 def signs(N, seed=0):
     return np.where(rng([7, seed, N]).random(N) < 0.5, 1.0, -1.0)
-
-
-def on_threads(f):
-    """f(), which gives a list of arrays, has the same bits on 1, 2 and 8 threads."""
-    try:
-        lvm.set_num_threads(1)
-        want = f()
-        for threads in (2, 8):
-            lvm.set_num_threads(threads)
-            for a, b in zip(f(), want):
-                assert_array_equal(a, b)
-    finally:
-        lvm.set_num_threads(None)
 
 
 # ------------------------------------------------------------------------------------------------ phi
@@ -152,7 +139,7 @@ def test_bits_do_not_depend_on_threads(k):
         k.relevance.local(X, rows, shift, factor, y, w, mu, S, eps, out)
         return [p, m, v, t, root, F, a, b, o, scaled, some, out]
 
-    on_threads(answers)
+    assert_same_on_threads(answers)
 
 
 def test_a_row_does_not_depend_on_the_others(k):

@@ -22,6 +22,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from benchmarks import problems
+
 TIME, QUALITY = "ms", ("bound or log p(x), nats", "standard error")
 RATE, FRESH = 5e-3, 100_000
 TINY = 1e-12  # least |w|² to divide by: where training takes a layer's w to 0, JAX has a gradient of NaN without it
@@ -75,9 +77,7 @@ def problem(size):
 
 def _moons(N, rng):
     """(2,N): two crescents, one in the mouth of the other, standardised."""
-    turn, second = rng.uniform(0, np.pi, size=N), rng.integers(2, size=N)
-    X = np.where(second, [1 - np.cos(turn), 0.5 - np.sin(turn)], [np.cos(turn), np.sin(turn)])
-    return (X + 0.1 * rng.normal(size=(2, N)) - [[0.5], [0.25]]) / [[0.87], [0.51]]
+    return (problems.moons(N, rng).T - [[0.5], [0.25]]) / [[0.87], [0.51]]
 
 
 def steps(size):

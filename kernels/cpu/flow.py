@@ -507,8 +507,8 @@ def backward(kinds, table, inverse, X, rows, shift, factor, which, given, counte
 @functools.lru_cache(8)
 def fused(target):
     """A function as `backward` for a function by numba.njit, target(z (n,D)) -> log p (n,), slopes (n,D): it is called
-    on blocks within the loop, and `which` is ignored. None for other functions, for those with parallel=True, which die
-    where two threads call them, and where a kernel set cannot."""
+    on blocks within the loop, and `which` is ignored. None for other functions, for those that numba runs on threads of
+    its own (two callers at once would end the process), and where a kernel set cannot."""
     if not isinstance(target, Dispatcher) or target.targetoptions.get("parallel"):
         return None
     return functools.partial(_back, kernel(SPEC, cached=False, fastmath=FAST)(_through_with(target)))
