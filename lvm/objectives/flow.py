@@ -9,10 +9,10 @@ z = f(x), that is the normalising direction; where x = g(z), the generative one.
     reverse KL   log pi(x) + log|det J_g| - log p(z),     g, log|det J_g|,         pi and its gradient,
                  x = g(z), z of N(0, I)                   samples of p(z)          up to a constant
 
-The first is the log-likelihood, -KL(pi || q) - H(pi), Papamakarios et al. 2021, eq. 13; the second a lower bound on log
-Z, Z the integral of pi, log Z - KL(q || pi/Z), ibid. eq. 17. In both, a sample goes through all layers to an end with a
-log-density, and its slopes come back: one kernel. The layers may stand for f or for g in both, since each can be
-inverted: `inverse` is 1 where samples go through their inverses.
+The first is the log-likelihood, -KL(pi || q) - H(pi), Papamakarios et al. 2021, section 2.3.1; the second a lower bound
+on log Z, Z the integral of pi, log Z - KL(q || pi/Z), ibid. section 2.3.2. In both, a sample goes through all layers to
+an end with a log-density, and its slopes come back: one kernel. The layers may stand for f or for g in both, since each
+can be inverted: `inverse` is 1 where samples go through their inverses.
 
 The first value can be had in either space: log q(x) by f at x, or as log p(z) - log|det J_g| by g at z = f(x).
 Letters: B rows of a batch, D features, K layers.
@@ -146,8 +146,8 @@ class Bound(_Climb):
         """Means over the epoch, as the parameters were at each step; of the bound as it is with beta = 1."""
         log_p, l, half = self._means()
         log_p, self.log_pi = log_p + self.log_pi / self.n, 0.0
-        log_z = -half - 0.5 * self.D * np.log(2 * np.pi)  # of the same draws: where q is pi/Z no noise is left
-        return {"lower_bound": log_p + l - log_z, "log_target": log_p, "log_prior": log_z, "log_det": l}
+        prior = -half - 0.5 * self.D * np.log(2 * np.pi)  # of the same draws: where q is pi/Z no noise is left
+        return {"lower_bound": log_p + l - prior, "log_target": log_p, "log_prior": prior, "log_det": l}
 
 
 def at(target, z):
