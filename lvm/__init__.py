@@ -32,6 +32,7 @@ _where = {
     "ProbabilisticPCA": "ppca",
     "RelevanceVectorClassifier": "relevance",
     "RelevanceVectorRegressor": "relevance",
+    "VAE": "vae",
     "VariationalLogisticRegression": "relevance",
     "get_num_threads": "kernels.pool",
     "set_num_threads": "kernels.pool",
@@ -68,6 +69,7 @@ if TYPE_CHECKING:  # what a type checker and an editor read in place of the lazy
     from .relevance import RelevanceVectorRegressor as RelevanceVectorRegressor
     from .relevance import VariationalLogisticRegression as VariationalLogisticRegression
     from .selection import select_mixture as select_mixture
+    from .vae import VAE as VAE
 else:
 
     def __getattr__(name):

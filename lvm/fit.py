@@ -1,5 +1,6 @@
 """Climbers: loops that know no model and no device. They drive an objective and watch its bound."""
 
+import concurrent.futures
 import contextlib
 import itertools
 import math
@@ -168,6 +169,30 @@ class Batches:
             order = self.k.put(np.random.Generator(np.random.Philox(key=key)).permutation(some))
             for a in range(0, self.n_rows, self.batch_size):
                 yield order[a : a + self.batch_size]
+
+
+class Ahead:
+    """Batches that are arrays, each read by a thread of its own while the one before is worked on: of `batches` by
+    read(batch), or by `read` alone, an iterator of arrays for each epoch, of which there are n. Where X is on a disk,
+    or a user's function makes it. settings: as in `Batches`."""
+
+    same = False
+
+    def __init__(self, read: Callable[..., Any], n: int, settings: dict[str, Any], batches: Any = None) -> None:
+        self.read, self.n, self.settings, self.batches = read, n, settings, batches
+
+    def __len__(self) -> int:
+        return self.n
+
+    def epoch(self, number: int) -> Iterator[Any]:
+        """The batches of an epoch."""
+        end = object()
+        items = self.read() if self.batches is None else map(self.read, self.batches.epoch(number))
+        with concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="lvm-read") as reader:
+            coming = reader.submit(next, items, end)
+            while (item := coming.result()) is not end:
+                coming = reader.submit(next, items, end)
+                yield item
 
 
 def held_out(rows, fraction: float, rng) -> tuple[np.ndarray, np.ndarray]:

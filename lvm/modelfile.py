@@ -20,7 +20,7 @@ What an estimator has, to be saved and loaded (and its class a line in `_CLASSES
                      parameters. A name that ends in "?" may be missing (or None), and is then not set.
         kind         of an array: "f" (float32 or float64, the same for all "f" of a model) or a dtype: "f8", "i8", "?";
                      or "labels" (integers, booleans, floats, strings); of Python's: float, int, bool, str, and with one
-                     size a list of them (of str: an object array)
+                     size a list of them (of str: an object array); or dict, of shape (), for `_check_state` to check
         shape        a tuple of sizes: a number, or a letter that means the same size, at least 1, all over the table;
                      "D" is n_features_in_; "*" is any size, also 0
         rule         None or a name in `_RULES`, which the values obey
@@ -62,6 +62,7 @@ _CLASSES = {
     "RelevanceVectorClassifier": "lvm.relevance",
     "RelevanceVectorRegressor": "lvm.relevance",
     "VariationalLogisticRegression": "lvm.relevance",
+    "VAE": "lvm.vae",
 }
 _ONLY_FOR_FIT = ("random_state", "callback", "checkpoint")  # saved as None where a file cannot hold them
 
@@ -392,6 +393,10 @@ def _typed(name, value, kind, shape):
         if isinstance(value, np.ndarray) and value.dtype.name in allowed:
             return value, value
         wanted = f"an array of {' or '.join(allowed)}"
+    elif kind is dict:
+        if isinstance(value, dict):
+            return value, np.empty(())
+        wanted = "a dict"
     else:
         items = value if shape else [value]
         if isinstance(items, list) and all(type(v) is kind for v in items):

@@ -3,9 +3,9 @@
 import numpy as np
 
 from .. import pool
-from ..jit import kernel
+from ..jit import FAST, kernel
 from ..shared import checks
-from ..shared.activations import ACTIVATIONS
+from ..shared.activations import ACTIVATIONS, SLOPES
 
 BLOCK = 1 << 15  # elements a thread finishes at a time
 
@@ -21,7 +21,24 @@ def _epilogue(f):
     return epilogue
 
 
+def _prologue(slope):
+    @kernel("T2 i i T2w T1w", fastmath=FAST)
+    def prologue(H, first, last, delta, db):
+        """delta <- delta f'(H) and db = sum_n delta_n, in columns first to last.   H, delta (B,N), db (N,)"""
+        d = db[first:last]
+        for j in range(d.size):
+            d[j] = 0
+        for n in range(len(delta)):
+            v, h = delta[n, first:last], H[n, first:last] if len(H) else delta[n, first:last]
+            for j in range(d.size):
+                v[j] *= slope(h[j])
+                d[j] += v[j]
+
+    return prologue
+
+
 _epilogues = {name: _epilogue(f) for name, f in ACTIVATIONS.items()}
+_prologues = {name: _prologue(f) for name, f in SLOPES.items()}
 
 
 def gemm(A, B, C, bias, transpose="nn", activation="identity"):
@@ -48,3 +65,21 @@ def gemm(A, B, C, bias, transpose="nn", activation="identity"):
     rows = max(1, BLOCK // max(N, 1))
     epilogue = _epilogues[activation]
     pool.run(lambda b: epilogue(C[b * rows : (b + 1) * rows], bias), -(-M // rows))
+
+
+def back(H, delta, db, activation="identity"):
+    """delta <- delta f'(A) and db = sum of its rows, for H = f(A): the slopes in A and in the bias, of those in H.
+
+    H, delta (B,N), db (N,): C-contiguous, all float32 or all float64. With activation="identity" H may be (0,N).
+    activation: as in `gemm`. f' is made of H; where f saturates it is as exact as 1 - H is.
+
+    >>> import numpy as np, lvm
+    >>> H, delta, db = np.array([[0.0, 2], [3, 0]]), np.ones((2, 2)), np.empty(2)
+    >>> lvm.kernels.load("cpu").linear.back(H, delta, db, "relu")
+    >>> delta.tolist(), db.tolist()
+    ([[0.0, 1.0], [1.0, 0.0]], [1.0, 1.0])
+    """
+    B, N = delta.shape
+    columns = min(max(16, BLOCK * 4 // max(B, 1) // 16 * 16), max(N, 1))
+    prologue = _prologues[activation]
+    pool.run(lambda b: prologue(H, b * columns, min((b + 1) * columns, N), delta, db), -(-N // columns))

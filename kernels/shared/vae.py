@@ -1,0 +1,36 @@
+"""Variational autoencoders: maths of one number, for both targets."""
+
+from .scalar import shared, sigmoid, tanh
+
+LARGEST = 20.0  # |log variance| is bounded by it, smoothly
+ANALYTIC, MONTE_CARLO, ENTROPY = range(3)  # how the bound has its KL
+KLS = ("analytic", "monte_carlo", "entropy")
+BERNOULLI, ISOTROPIC, DIAGONAL, NETWORK, SQUARED = range(5)  # what the decoder's output is for
+LIKELIHOODS = ("bernoulli", "isotropic", "diagonal", "network", "squared")
+AS_IS, DYNAMIC, THRESHOLD = range(3)
+BINARIZE = (None, "dynamic", "threshold")
+
+
+@shared
+def log_variance(r):
+    """t = c tanh(r/c), the log-variance that r stands for, and its slope; c = LARGEST."""
+    T = type(r)
+    y = tanh(r * T(1 / LARGEST))
+    return T(LARGEST) * y, (T(1) - y) * (T(1) + y)
+
+
+@shared
+def gaussian(x, m, t, p):
+    """-(t + (x - m)² p)/2, log N(x | m, e^t) but for its constant, and its slopes in m and t; p = e^-t."""
+    T = type(x)
+    e = (x - m) * p
+    y = e * (x - m)
+    return T(-0.5) * (t + y), e, T(0.5) * (y - T(1))
+
+
+@shared
+def mean_of(a, squashed):
+    """m of the decoder's output a, and its slope: a and 1, or sigmoid(a) and its slope, exact at either end."""
+    T = type(a)
+    m = sigmoid(a)
+    return (m, m * sigmoid(-a)) if squashed else (a, T(1))
