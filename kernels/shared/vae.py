@@ -1,6 +1,6 @@
 """Variational autoencoders: maths of one number, for both targets."""
 
-from .scalar import shared, sigmoid, tanh
+from .scalar import exp, ratio, shared, sigmoid, tanh
 
 LARGEST = 20.0  # |log variance| is bounded by it, smoothly
 ANALYTIC, MONTE_CARLO, ENTROPY = range(3)  # how the bound has its KL
@@ -17,6 +17,19 @@ def log_variance(r):
     T = type(r)
     y = tanh(r * T(1 / LARGEST))
     return T(LARGEST) * y, (T(1) - y) * (T(1) + y)
+
+
+@shared
+def bernoulli(a, x):
+    """g = 1 + e^-|a|; l with -log Bern(x | sigmoid(a)) = l + log g; and its slope in a, sigmoid(a) - x.
+
+    As `bernoulli_nll`, for those who take one log of a product of many g."""
+    T = type(a)
+    e = exp(-abs(a))
+    g = T(1) + e
+    c = e * ratio(T(1), g)
+    b = (T(1) if a >= T(0) else T(0)) - x
+    return g, a * b, b - c if a >= T(0) else b + c
 
 
 @shared
