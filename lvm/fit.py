@@ -172,14 +172,14 @@ class Batches:
 
 
 class Ahead:
-    """Batches that are arrays, each read by a thread of its own while the one before is worked on: of `batches` by
-    read(batch), or by `read` alone, an iterator of arrays for each epoch, of which there are n. Where X is on a disk,
-    or a user's function makes it. settings: as in `Batches`."""
+    """Batches that are arrays of the kernel set k, read by a thread of their own while the one before is worked on:
+    of `batches` by read(batch), or by `read` alone, an iterator of arrays for each epoch, n of them. Where X is on a
+    disk, or a user's function makes it. settings: as in `Batches`."""
 
     same = False
 
-    def __init__(self, read: Callable[..., Any], n: int, settings: dict[str, Any], batches: Any = None) -> None:
-        self.read, self.n, self.settings, self.batches = read, n, settings, batches
+    def __init__(self, k, read: Callable[..., Any], n: int, settings: dict[str, Any], batches: Any = None) -> None:
+        self.k, self.read, self.n, self.settings, self.batches = k, read, n, settings, batches
 
     def __len__(self) -> int:
         return self.n
@@ -192,7 +192,7 @@ class Ahead:
             coming = reader.submit(next, items, end)
             while (item := coming.result()) is not end:
                 coming = reader.submit(next, items, end)
-                yield item
+                yield self.k.put(item)
 
 
 def held_out(rows, fraction: float, rng) -> tuple[np.ndarray, np.ndarray]:

@@ -536,17 +536,17 @@ class VAE(Transformer):
         shuffled = Batches(k, n, size, order, numbers if len(held) else None, passes)
         settings: dict[str, Any] = {**shuffled.settings, "held": len(held)}
         resident = not blocks and not _on_disk(rows)
+        read = lambda some: np.take(rows, some, axis=0)
         if resident:
             batches: Any = shuffled
-            held_batches: Any = lambda: (k.put(held[i : i + size]) for i in range(0, len(held), size))
         elif blocks:
-            batches = Ahead(lambda: (k.put(x) for x in _cut(rows, size, look.N)), -(-n // size), settings)
-            held_batches = lambda: ()
+            batches = Ahead(k, lambda: _cut(rows, size, look.N), -(-n // size), settings)
         else:
-            host = Batches(kernels.load("cpu"), n, size, order, numbers if len(held) else None, passes)
-            read = lambda some: k.put(np.take(rows, some, axis=0))
-            batches = Ahead(read, len(host), settings, host)
-            held_batches = lambda: (read(held[i : i + size]) for i in range(0, len(held), size))
+            numbers_of = Batches(kernels.load("cpu"), n, size, order, numbers if len(held) else None, passes)
+            batches = Ahead(k, read, len(shuffled), settings, numbers_of)
+        held_batches = lambda: (
+            k.put(some if resident else read(some)) for some in (held[i : i + size] for i in range(0, len(held), size))
+        )
         kl = self.kl
         if kl == "auto":
             formula = a.flow == 0 and self.n_importance == 1 and self.gradient == "total"

@@ -389,8 +389,9 @@ LARGEST = 20.0  # bounds |log scale| of an affine layer
 
 def softplus(x):
     """log(1 + e^x): log1p of a complex number would lose a tiny e^x."""
-    e = np.exp(-x if x.real > 0 else x)
-    return (x if x.real > 0 else 0) + 2 * np.arctanh(e / (2 + e))
+    up = x.real > 0
+    e = np.exp(np.where(up, -x, x))
+    return np.where(up, x, 0) + 2 * np.arctanh(e / (2 + e))
 
 
 def planar_constraint(u, w):
@@ -553,3 +554,165 @@ def flow_end(name, Z):
     if name == "ring":
         return -(((np.sqrt((Z**2).sum(1)) - 2) / 0.4) ** 2) / 2
     return energy(name, Z[:, 0], Z[:, 1])
+
+
+# ------------------------------------------------------------------------------------------ variational autoencoders
+# theta: {name: array}, real or complex, weights (inputs, outputs). B rows X (B,D), d latent; S = L k samples for each
+# row, eps (B S,d), that of row n, draw l and importance sample i at n S + l k + i. All is analytic, as above.
+ACTIVATIONS = {
+    "relu": lambda a: np.where(a.real > 0, a, 0),
+    "leaky_relu": lambda a: np.where(a.real > 0, a, 0.01 * a),
+    "tanh": np.tanh,
+    "softplus": softplus,
+}
+
+
+def log_variance(r):
+    """20 tanh(r/20): about r, and never beyond 20."""
+    return 20 * np.tanh(r / 20)
+
+
+def vae_hidden(theta, side, h, activation):
+    """h <- f(h W + b), for each layer of one side, "encoder" or "decoder"."""
+    i = 0
+    while f"{side}_{i}" in theta:
+        h = ACTIVATIONS[activation](h @ theta[f"{side}_{i}"] + theta[f"{side}_bias_{i}"])
+        i += 1
+    return h
+
+
+def vae_encode(theta, X, activation):
+    """The head (B,P): mu (d), r (d), and for layers that depend on x K times u (d), w (d), b (1)."""
+    return vae_hidden(theta, "encoder", X, activation) @ theta["head"] + theta["head_bias"]
+
+
+def vae_decode(theta, Z, activation):
+    """The output (B S,Q) at Z (B S,d): the mean before its sigmoid (D), and with noise="network" r (D)."""
+    return vae_hidden(theta, "decoder", Z, activation) @ theta["output"] + theta["output_bias"]
+
+
+def vae_posterior(theta, X, d, activation):
+    """mu and the log-variances s (B,d) of q0(z0|x)."""
+    head = vae_encode(theta, X, activation)
+    return head[:, :d], log_variance(head[:, d : 2 * d])
+
+
+def vae_sample(mu, s, layers, eps, q=None):
+    """z_K (S,d), log N(z_K | 0, 1), -log q0(z0) and the sum l of log|det| (S,), for one row and its noise eps (S,d).
+
+    mu, s (d,); layers (K,2d+1), u, w, b of each; q: mu and s as they stand in log q0, where not those of z0."""
+    d, z = len(mu), mu + np.exp(s / 2) * eps
+    centre, log_v = (mu, s) if q is None else q
+    log_q = -0.5 * (np.log(2 * np.pi) + log_v + (z - centre) ** 2 * np.exp(-log_v)).sum(1)
+    z, l = flow(["planar"] * len(layers), layers[:, :d], layers[:, d : 2 * d], layers[:, 2 * d], 0, z)
+    return z, flow_end("normal", z), -log_q, l + np.zeros(len(eps))
+
+
+def vae_log_px(theta, A, X, likelihood, noise="isotropic", mean="linear"):
+    """log p(x|z) (B S,) from outputs A (B S,Q), each with its row of X (B S,D)."""
+    if likelihood == "bernoulli":
+        return (X * A - softplus(A)).sum(1)
+    a, r = A[:, : X.shape[1]], A[:, X.shape[1] :]
+    error = X - (np.exp(-softplus(-a)) if mean == "sigmoid" else a)  # the sigmoid of a
+    if likelihood == "autoencoder":
+        return -0.5 * (error**2).sum(1)
+    t = log_variance(r if noise == "network" else theta["rho"])
+    return -0.5 * (np.log(2 * np.pi) + t + error**2 * np.exp(-t)).sum(1)
+
+
+def vae_kl(mu, s):
+    """KL(N(mu, diag e^s) || N(0, 1)) of each row.   Kingma & Welling 2014, appendix B"""
+    return 0.5 * (mu**2 + np.exp(s) - 1 - s).sum(1)
+
+
+def vae_log_weights(
+    theta,
+    X,
+    eps,
+    *,
+    d,
+    activation="relu",
+    likelihood="gaussian",
+    noise="isotropic",
+    mean="linear",
+    posterior="gaussian",
+    n_flow_layers=0,
+    amortised=True,
+    kl="monte_carlo",
+    n_samples=1,
+    n_importance=1,
+    beta=1.0,
+    q=None,
+):
+    """log w (B,L,k) = log p(x|z_K) + beta (log N(z_K | 0, 1) - log q0(z0) + l).   Rezende & Mohamed 2015, eq. 15
+
+    For kl="entropy" -log q0 is its mean; for "analytic" all that beta multiplies is minus the KL, its mean.
+    q: mu and s (B,d) that stand in log q0. An autoencoder: z = mu, and log p(x|z) alone."""
+    B, S, per_row = len(X), n_samples * n_importance, (n_flow_layers, 2 * d + 1)
+    head = vae_encode(theta, X, activation)
+    if likelihood == "autoencoder":
+        return vae_log_px(theta, vae_decode(theta, head, activation), X, likelihood, mean=mean).reshape(B, 1, 1)
+    mu, s = head[:, :d], log_variance(head[:, d : 2 * d])
+    if posterior == "gaussian":
+        layers = np.empty((B, 0, 2 * d + 1))
+    elif amortised:
+        layers = head[:, 2 * d :].reshape(B, *per_row)
+    else:
+        layers = np.repeat(theta["flow"].reshape(1, *per_row), B, axis=0)
+    eps = eps.reshape(B, S, d)
+    each = [vae_sample(mu[n], s[n], layers[n], eps[n], None if q is None else (q[0][n], q[1][n])) for n in range(B)]
+    Z, log_prior, minus_log_q, l = (np.concatenate(part) for part in zip(*each))
+    log_px = vae_log_px(theta, vae_decode(theta, Z, activation), np.repeat(X, S, axis=0), likelihood, noise, mean)
+    if kl == "analytic":
+        rest = -np.repeat(vae_kl(mu, s), S)
+    elif kl == "entropy":
+        rest = log_prior + np.repeat(0.5 * (np.log(2 * np.pi) + 1 + s).sum(1), S) + l
+    else:
+        rest = log_prior + minus_log_q + l
+    return (log_px + beta * rest).reshape(B, n_samples, n_importance)
+
+
+def vae_bound(theta, X, eps, **options):
+    """The mean over rows and draws of log 1/k sum_i w_i (Burda et al. 2016); options of vae_log_weights."""
+    log_w = vae_log_weights(theta, X, eps, **options)
+    top = log_w.real.max(2, keepdims=True)
+    return (np.log(np.exp(log_w - top).mean(2)) + top[:, :, 0]).mean()
+
+
+def vae_gradients(theta, X, eps, *, gradient="total", **options):
+    """Of vae_bound in each parameter, by a complex step: {name: array}.
+
+    "path" (k = 1) and "doubly", of "monte_carlo": the gradient of sum_i c_i log w_i, c_i and q in log q0 held fixed, so
+    that the encoder is felt through z_i alone. With w~_i = w_i/sum w, c_i = w~_i for the decoder. For the encoder that
+    would leave out -beta sum_i w~_i dlog q0(z_i)/dphi, whose mean over eps is that of
+    -beta sum_i (w~_i - w~_i²) dlog w_i/dz_i dz_i/dphi; so c_i = w~_i - beta (w~_i - w~_i²): w~_i² if beta is 1, and
+    1 if k is 1.   Roeder, Wu & Duvenaud 2017; Tucker et al. 2019"""
+    if gradient != "total":
+        log_w = vae_log_weights(theta, X, eps, **options)
+        share = np.exp(log_w - logsumexp(log_w, axis=2, keepdims=True))
+        of_encoder = share - options.get("beta", 1.0) * (share - share**2)
+        q = vae_posterior(theta, X, options["d"], options.get("activation", "relu"))
+
+    def value(theta, name):
+        if gradient == "total":
+            return vae_bound(theta, X, eps, **options)
+        c = of_encoder if name.startswith(("encoder", "head")) else share
+        return (c * vae_log_weights(theta, X, eps, q=q, **options)).sum(2).mean()
+
+    slopes = {name: np.empty(p.shape) for name, p in theta.items()}
+    for name, p in theta.items():
+        for i in np.ndindex(*p.shape):
+            step = np.zeros(p.shape, complex)
+            step[i] = 1e-30j
+            slopes[name][i] = value({**theta, name: p + step}, name).imag / 1e-30
+    return slopes
+
+
+def vae_linear_bound(theta, X, *, d, activation="relu", beta=1.0):
+    """E_q log p(x|z) - beta KL (B,), exact, for x ~ N(z W + c, diag e^t), W the output, and a gaussian q.
+
+    E (x_j - z'W_j - c_j)² = (x_j - mu'W_j - c_j)² + sum_i W_ij² e^s_i. rho (1,) or (D,)."""
+    mu, s = vae_posterior(theta, X, d, activation)
+    t = log_variance(theta["rho"])
+    square = (X - vae_decode(theta, mu, activation)) ** 2 + np.exp(s) @ theta["output"] ** 2
+    return -0.5 * (np.log(2 * np.pi) + t + square * np.exp(-t)).sum(1) - beta * vae_kl(mu, s)

@@ -346,7 +346,7 @@ def _likelihood(A, X, rho, extra, which, squashed, k, whole, counter, warm, firs
 
 
 def _groups(D, k):
-    return max(1, WORK // (4 * max(D, 1) * k))
+    return max(1, WORK // (D * k))
 
 
 def parts(M, D, k):
