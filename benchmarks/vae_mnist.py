@@ -5,8 +5,8 @@
 FOLDER has the four files of MNIST, idx3-ubyte and idx1-ubyte, gzipped or not. Pixels are drawn afresh in each step, and
 once for the test set; 784-200-200-d tanh units, batches of 100, Adam at 0.001 along a cosine, float32. NLL is minus the
 mean importance-weighted log p(x) of the 10000 test rows, 5000 samples each. Rows that are done are kept in --out, and
-the table is made of all that there are. --time trains for a few epochs only, and writes the fastest one's time of a step
-to rows that are there: for a machine that had other things to do while it trained.
+the table is made of all that there are. --time trains for a few epochs only, and writes what a step of the fastest one
+took to rows that are there: for a machine that had other things to do while it trained.
 """
 
 import argparse
@@ -22,7 +22,7 @@ import numpy as np
 
 sys.path[:0] = [str(Path(__file__).parents[1])]
 
-import lvm
+import lvm  # noqa: E402
 
 ROWS = {  # d, epochs of 600 steps, and what else VAE is given
     "k=1, 60 epochs": (50, 60, {}),
@@ -39,7 +39,8 @@ def images(folder, name):
     """The images (N,784) of a file of MNIST as float32 from 0 to 1."""
     for path in (folder / name, folder / f"{name}.gz", folder / f"{name.replace('-idx', '.idx')}"):
         if path.exists():
-            raw = gzip.open(path).read() if path.suffix == ".gz" else path.read_bytes()
+            raw = path.read_bytes()
+            raw = gzip.decompress(raw) if path.suffix == ".gz" else raw
             return np.frombuffer(raw, np.uint8, offset=16).reshape(-1, 784).astype(np.float32) / 255
     raise SystemExit(f"There is no {name} or {name}.gz in {folder}. MNIST is four files; this one is needed.")
 
