@@ -90,7 +90,7 @@ def table(rows):
 def main():
     """Parse the command line, measure, print."""
     here = Path(__file__).parent
-    families = sorted(p.stem for p in here.glob("*.py") if p != Path(__file__))
+    families = sorted(p.stem for p in here.glob("*.py") if "\nSIZES = " in p.read_text())
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("family", choices=families)
     parser.add_argument("--quick", action="store_true", help="small sizes, two repeats")
