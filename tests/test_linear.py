@@ -24,6 +24,15 @@ F = {
     "softplus": lambda x: np.logaddexp(0, x),
 }
 
+F_SLOPES = {  # of a sum, not of what f makes of it
+    "identity": lambda x: np.ones_like(x),
+    "relu": lambda x: np.where(x > 0, 1.0, 0),
+    "leaky_relu": lambda x: np.where(x < 0, 0.01, 1),
+    "tanh": lambda x: 1 / np.cosh(x) ** 2,
+    "sigmoid": lambda x: scipy.special.expit(x) * scipy.special.expit(-x),
+    "softplus": scipy.special.expit,
+}
+
 
 def problem(T, transpose, M, N, K, biased=True):
     """A, B, bias and C, yet NaN."""
@@ -77,14 +86,55 @@ def test_activations_keep_nan_and_their_number():
         assert np.isnan(f(T(np.nan)))
 
 
-def test_threads_do_not_change_a_bit():
-    results = []
+@T_
+@pytest.mark.parametrize("activation", F_SLOPES)
+def test_slopes_go_back_through_an_activation_and_add_up_to_those_of_the_bias(T, activation, monkeypatch):
+    """Also where columns come in several blocks, the last not full."""
+    back, eps = kernels.load("cpu").linear.back, np.finfo(T).eps
+    monkeypatch.setattr(kernels.load("cpu").linear, "BLOCK", 3000)
+    for B, N in ((1, 1), (7, 5), (300, 40)):
+        rng = np.random.default_rng(B)
+        A, delta, db = 2 * rng.normal(size=(B, N)), rng.normal(size=(B, N)).astype(T), np.full(N, np.nan, T)
+        want = delta * F_SLOPES[activation](A)
+        H = F[activation](A).astype(T)
+        back(H, delta, db, activation)
+        np.testing.assert_allclose(delta, want, rtol=4 * eps, atol=20 * eps)
+        allowed = eps * np.sqrt(B) * (np.abs(want).sum(0) + 20)
+        assert (np.abs(db - want.sum(0)) <= allowed).all()
+        if activation == "identity":
+            before, again = delta.copy(), np.full(N, np.nan, T)
+            back(np.empty((0, N), T), delta, again)
+            np.testing.assert_array_equal(delta, before)
+            np.testing.assert_array_equal(again, db)
+
+
+def test_what_goes_back_is_not_a_number_where_anything_is_not():
+    back = kernels.load("cpu").linear.back
+    for activation in ("tanh", "softplus", "sigmoid"):
+        H, delta, db = np.full((3, 2), 0.5), np.ones((3, 2)), np.empty(2)
+        H[1, 0] = np.nan
+        back(H, delta, db, activation)
+        assert np.isnan(db[0])
+        assert np.isfinite(db[1])
+    for activation in F:
+        H, delta, db = np.full((3, 2), 0.5), np.ones((3, 2)), np.empty(2)
+        delta[1, 0] = np.nan
+        back(H, delta, db, activation)
+        assert np.isnan(db[0])
+        assert np.isfinite(db[1])
+
+
+def test_threads_do_not_change_a_bit(monkeypatch):
+    results, linear = [], kernels.load("cpu").linear
+    monkeypatch.setattr(linear, "BLOCK", 5000)
     try:
         for threads in (1, 3):
             lvm.set_num_threads(threads)
             A, B, bias, C = problem(np.float32, "nn", 500, 300, 5)
-            kernels.load("cpu").linear.gemm(A, B, C, bias, activation="tanh")
-            results.append(C)
+            linear.gemm(A, B, C, bias, activation="tanh")
+            H, delta, db = C.copy(), 2 * C, np.full(300, np.nan, np.float32)
+            linear.back(H, delta, db, "tanh")
+            results.append(np.concatenate([C, delta, db[None]]))
     finally:
         lvm.set_num_threads(None)
     np.testing.assert_array_equal(*results)

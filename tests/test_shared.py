@@ -13,7 +13,7 @@ import pytest
 from reference import energy as energy_of_the_paper
 
 from lvm.kernels.jit import FAST
-from lvm.kernels.shared import flow, philox, scalar
+from lvm.kernels.shared import activations, flow, philox, scalar, vae
 
 mp = mpmath.mp.clone()
 mp.dps = 40
@@ -199,10 +199,12 @@ def optimised(f, T):
 
 
 @optimised_
-@pytest.mark.parametrize("name", [*EXACT, "several", "layers"])
+@pytest.mark.parametrize("name", [*EXACT, "several", "layers", "outputs"])
 def test_float32_code_holds_no_double(name):
     """On a GPU a stray float64 literal costs a factor of 2 to 64."""
-    code = optimised({"several": several, "layers": layers}.get(name) or loop(name, False), np.float32)
+    code = optimised(
+        {"several": several, "layers": layers, "outputs": outputs}.get(name) or loop(name, False), np.float32
+    )
     assert " float " in code
     assert not [line for line in code.splitlines() if re.search(r"\bdouble\b", line)]
 
@@ -459,3 +461,125 @@ def layers(x, out):
             out[i] += log_pi + gx + gy
         log_pi, slope = flow.ring(x[i])
         out[i] += log_pi + slope
+
+
+# ------------------------------------------------------------------------------------------------ layers of nets
+SLOPES = {  # of h, as it came out, rounded
+    "identity": lambda h: mp.mpf(1),
+    "relu": lambda h: mp.mpf(h > 0),
+    "leaky_relu": lambda h: mp.mpf("0.01") if h < 0 else mp.mpf(1),
+    "tanh": lambda h: 1 - h * h,
+    "sigmoid": lambda h: h * (1 - h),
+    "softplus": lambda h: -mp.expm1(-h),
+}
+
+
+@T_
+@pytest.mark.parametrize("name", SLOPES)
+def test_slopes_of_activations_match_mpmath_as_functions_of_their_value(name, T):
+    """As exact as h is: those of tanh and of sigmoid are 0 where h is rounded to 1, never negative."""
+    assert list(activations.SLOPES) == list(activations.ACTIVATIONS) == list(SLOPES)
+    which = list(SLOPES).index(name)
+    for x in both_signs(T, 1e30):
+        h = activations.activate(which, x)
+        got = activations.SLOPES[name](h)
+        assert type(got) is T
+        assert got == activations.slope(which, h)
+        assert 0 <= got <= 1
+        assert_near(got, SLOPES[name](exactly(h)), 1 + (name == "tanh"))
+        if name in EXACT and abs(x) < 5:
+            exact = mp.diff(EXACT[name], exactly(x))
+            assert float(got) == pytest.approx(float(exact), rel=1e4 * RTOL[T], abs=2 * RTOL[T])
+
+
+@T_
+def test_a_slope_of_nothing_is_that_of_zero(T):
+    """Where x is 0, or so far below that h is rounded to it."""
+    slopes = {"identity": 1, "relu": 0, "leaky_relu": 1, "tanh": 1, "sigmoid": 0, "softplus": 0}
+    assert {name: f(T(0)) for name, f in activations.SLOPES.items()} == slopes
+    for name in ("tanh", "sigmoid", "softplus"):
+        assert np.isnan(activations.SLOPES[name](T(math.nan))), name
+    assert activations.softplus_slope(T(math.inf)) == 1
+
+
+# ------------------------------------------------------------------------------------------------ autoencoders
+@T_
+def test_log_variances_are_bounded_smoothly(T):
+    """t = 20 tanh(r/20), and a slope that is as exact as 1 - tanh is."""
+    for r in both_signs(T, 1e30):
+        t, slope = vae.log_variance(r)
+        assert type(t) is type(slope) is T
+        y = exactly(r) / 20
+        assert_near(t, 20 * mp.tanh(y), 2)
+        assert abs(t) <= 20
+        assert_near(slope, mp.sech(y) ** 2, 3, 1)
+        assert 0 <= slope <= 1
+    assert vae.log_variance(T(math.inf)) == (20, 0)
+    assert vae.log_variance(T(-math.inf)) == (-20, 0)
+    assert np.isnan(vae.log_variance(T(math.nan))).all()
+    assert vae.log_variance(T(1e-30))[0] == pytest.approx(1e-30, rel=2 * RTOL[T])
+
+
+@numba.njit(fastmath=FAST)
+def bernoulli_fast(a, x):
+    return vae.bernoulli(a, x)
+
+
+@pytest.mark.parametrize("f", [vae.bernoulli, bernoulli_fast], ids=["plain", "fast"])
+@T_
+def test_factors_of_bernoulli_and_the_slope_match_mpmath(f, T):
+    """g is between 1 and 2, so that 64 of them multiply without overflow; l is exact where x is 0 or 1."""
+    for a in np.r_[both_signs(T, 1e30)[::7], T(-700), T(-90), T(0), T(40), T(700)]:
+        for x in (0, 0.25, 1):
+            g, l, slope = map(T, f(T(a), T(x)))
+            with mp.workdps(400):  # x a - softplus(a) cancels to e^-700
+                e = mp.exp(-abs(exactly(a))) if abs(a) < 1e4 else mp.mpf(0)
+                off, on = (1, e) if a >= 0 else (e, 1)  # sigmoid(a) and sigmoid(-a), times 1 + e
+                want = ((1 - x) * off - x * on) / (1 + e)
+            assert 1 <= g <= 2
+            assert_near(g, 1 + e)
+            assert_near(l, abs(exactly(a)) * (1 - x if a >= 0 else x))
+            assert_near(slope, want, 2, 1 if x == 0.25 else None)
+    assert np.isnan(f(T(math.nan), T(1))).all()
+    assert np.isnan(f(T(1), T(math.nan))[2])
+
+
+@T_
+def test_gaussian_terms_and_slopes_match_mpmath(T):
+    rng = np.random.default_rng(5)
+    for t in (-20, -3, 0, 0.5, 20):
+        p = scalar.exp(T(-t))
+        for x, m in [*rng.standard_normal((20, 2)), (1e3, -1e3), (0, 1e-8), (1, 1), (5, 5 + 1e-3)]:
+            x, m = T(x), T(m)
+            e = exactly(x) - exactly(m)
+            l, in_m, in_t = vae.gaussian(x, m, T(t), p)
+            assert type(l) is type(in_m) is type(in_t) is T
+            square = e * e * exactly(p)
+            assert_near(l, -(t + square) / 2, 3, abs(t) + square)
+            assert_near(in_m, e * exactly(p), 2)
+            assert_near(in_t, (square - 1) / 2, 3, square + 1)
+
+
+@T_
+def test_means_and_their_slopes_match_mpmath(T):
+    """Of a sigmoid exact at either end, where m (1 - m) would be 0."""
+    for a in both_signs(T, 80 if T is np.float32 else 700):
+        assert vae.mean_of(a, 0) == (a, 1)
+        m, slope = vae.mean_of(a, 1)
+        assert type(m) is type(slope) is T
+        assert_near(m, EXACT["sigmoid"](exactly(a)), 2)
+        assert_near(slope, EXACT["sigmoid"](exactly(a)) * EXACT["sigmoid"](-exactly(a)), 4)
+    assert np.isnan(vae.mean_of(T(math.nan), 1)).all()
+
+
+@numba.njit
+def outputs(x, out):
+    """All that autoencoders are made of."""
+    for i in range(x.size):
+        t, slope = vae.log_variance(x[i])
+        g, l, more = vae.bernoulli(x[i], x[0])
+        a, b, c = vae.gaussian(x[i], x[0], x[1], x[2])
+        m, s = vae.mean_of(x[i], 1)
+        out[i] = t + slope + g + l + more + a + b + c + m + s
+        for which in range(6):
+            out[i] += activations.activate(which, x[i]) + activations.slope(which, x[i])

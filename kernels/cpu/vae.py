@@ -36,6 +36,7 @@ from ..shared.vae import (
     gaussian,
     log_variance,
     mean_of,
+    warmed,
 )
 
 __all__ = [
@@ -165,7 +166,7 @@ def sample(head, eps, flow, S, kl, Z, extra, hs):
 def _sample_back(head, eps, flow, hs, Z, dZ, c, whole, kl, path, counter, warm, first, last, dhead, dflow):
     T, M, d, K = head.dtype.type, len(Z), Z.shape[1], hs.shape[1] // 2
     S = M // len(head)
-    beta = min(T(1), T(counter[0]) / warm)
+    beta = warmed(T(counter[0]), warm)
     table, sd, z, bz = np.empty((K, d + 4), Z.dtype), np.empty(d, Z.dtype), np.empty(d, Z.dtype), np.empty(d, Z.dtype)
     bu, bm = np.empty((K, d), Z.dtype), np.empty(K, Z.dtype)
     if len(flow):
@@ -249,7 +250,7 @@ def sample_back(head, eps, flow, hs, Z, dZ, c, whole, kl, path, counter, warm, d
     is 1; only beta log q has such a slope). path=1 is for K = 0.
     ->  dhead (B,P); dflow (B,K(2d+1)), or (0,0), to be summed over rows"""
     B, T, size = len(head), head.dtype.type, _rows(len(Z) // len(head) * Z.shape[1] * (1 + hs.shape[1]))
-    given = head, eps, flow, hs, Z, dZ, c, T(whole), kl, path, counter, T(max(warm, 1e-9))
+    given = head, eps, flow, hs, Z, dZ, c, T(whole), kl, path, counter, T(warm)
     pool.run(lambda b: _sample_back(*given, b * size, min((b + 1) * size, B), dhead, dflow), -(-B // size))
 
 
@@ -318,7 +319,7 @@ def _one(a, x, noise, which, squashed, c, gradient, sums):
 def _likelihood(A, X, rho, extra, which, squashed, k, whole, counter, warm, first, last, px, c, sums):
     """Groups of k samples, from `first` to `last`; c (0,): no slopes."""
     T = X.dtype.type
-    beta = min(T(1), T(counter[0]) / warm)
+    beta = warmed(T(counter[0]), warm)
     noise = np.empty((2, rho.size), A.dtype)
     for j in range(rho.size):
         noise[0, j], _ = log_variance(rho[j])
@@ -365,7 +366,7 @@ def likelihood(A, X, rho, extra, which, squashed, k, whole, counter, warm, px, c
     ->  px (M,); c (M,), whole times w / sum w, or (0,) for no slopes, A as it was; sums (P,R), P = parts(M, D, k), R
     the size of rho: slopes in the log-variances, for `finish`"""
     T, groups, size = A.dtype.type, len(A) // k, _groups(X.shape[1], k)
-    given = A, X, rho, extra, which, squashed, k, T(whole), counter, T(max(warm, 1e-9))
+    given = A, X, rho, extra, which, squashed, k, T(whole), counter, T(warm)
 
     def block(b):
         _likelihood(*given, b * size, min((b + 1) * size, groups), px, c, sums[b])

@@ -20,6 +20,12 @@ def log_variance(r):
 
 
 @shared
+def warmed(step, warm):
+    """The weight of the KL, min(1, step/warm); 1 with warm = 0."""
+    return type(step)(1) if step >= warm else ratio(step, warm)
+
+
+@shared
 def bernoulli(a, x):
     """g = 1 + e^-|a|; l with -log Bern(x | sigmoid(a)) = l + log g; and its slope in a, sigmoid(a) - x.
 

@@ -226,10 +226,10 @@ class Bound:
             return {"lower_bound": bound * self.unit}
         return {"lower_bound": bound + self.constant, "reconstruction": px + self.constant, "kl": -extra}
 
-    def validate(self):
-        """The same of the rows held out, with noise of their own that is the same in each epoch."""
+    def validate(self, batches=None):
+        """The same of the rows held out, or of other batches, with noise of its own that is the same in each epoch."""
         k, net, S, totals, n = self.k, self.net, self.S, np.zeros(3), 0
-        for i, batch in enumerate(self.held()):
+        for i, batch in enumerate(self.held() if batches is None else batches):
             M = len(batch) * S
             x = self._load(batch, HELD_PIXELS, i)
             if self.a.likelihood != "squared":
@@ -245,7 +245,7 @@ class Bound:
 def log_mean(log_w):
     """log 1/k sum_i e^log_w of the last axis (.., k)."""
     top = log_w.max(axis=-1)
-    with np.errstate(invalid="ignore"):
+    with np.errstate(all="ignore"):  # of -inf and NaN
         return top + np.log(np.exp(log_w - np.where(np.isfinite(top), top, 0)[..., None]).mean(axis=-1))
 
 
