@@ -34,7 +34,7 @@ from lvm import (  # noqa: E402
     get_num_threads,
     kernels,
 )
-from lvm.objectives import ppca  # noqa: E402
+from lvm.objectives import ppca, vae  # noqa: E402
 from lvm.objectives.flow import Bound  # noqa: E402
 from lvm.objectives.mixture import Mixture  # noqa: E402
 from lvm.parameters import Parameters  # noqa: E402
@@ -156,6 +156,8 @@ def checks(report, cpu, gpu, tiny):
             check_relevance(report, f"{N}x{D} {name}", cpu, gpu, T, N, D)
         for B, D in [(37, 2), (9, 5)] if tiny else [(2051, 2), (517, 5), (100, 40)]:
             check_flow(report, f"{B}x{D} {name}", cpu, gpu, T, B, D)
+        for B, D in [(5, 9)] if tiny else [(5, 9), (129, 83), (300, 784)]:
+            check_vae(report, f"{B}x{D} {name}", cpu, gpu, T, B, D)
         check_others(report, name, cpu, gpu, T, 300 * eps, tiny)
 
 
@@ -291,6 +293,42 @@ def check_flow(report, what, cpu, gpu, T, B, D):
                     k.flow.energies(which, x, *found[-2:])
         got.append([k.get(a) for a in (table, *found)])
     report.check(f"flow {what}", max(apart(b, a) for a, b in zip(*got)), 1000 * np.finfo(T).eps)
+
+
+AUTOENCODERS = {  # likelihood: hidden layers, activation, planar layers, amortised, kl, path, samples, of a bound
+    "bernoulli": ((7, 5), "relu", 0, True, "analytic", 0, 1, 1),
+    "isotropic": ((6,), "tanh", 2, True, "monte_carlo", 0, 2, 3),
+    "diagonal": ((6,), "softplus", 2, False, "entropy", 0, 2, 1),
+    "network": ((6,), "leaky_relu", 0, True, "monte_carlo", 1, 1, 3),
+    "squared": ((), "relu", 0, True, "monte_carlo", 0, 1, 1),
+}
+
+
+def autoencoder(k, T, B, D, d, likelihood, hidden, activation, flow, amortised, kl, path, n_samples, n_importance):
+    """The objective of a net with random weights, for B rows of D columns, in their order."""
+    rng, binarize = np.random.default_rng(0), "dynamic" if likelihood == "bernoulli" else None
+    a = vae.Architecture(
+        D, d, hidden, hidden[::-1], activation, likelihood, likelihood == "network", flow, amortised, binarize
+    )
+    p = Parameters(k, a.shapes(), T)
+    p.assign({name: rng.normal(size=s) / max(s[0], 4) ** 0.5 for name, s in p.shapes.items()})
+    X, more = k.put(rng.random((B, D)).astype(T)), {"n_samples": n_samples, "n_importance": n_importance}
+    more |= {"kl": kl, "path": path, "warm": 4, "batch_size": B, "seed": 1, "n": B}
+    return vae.Bound(k, a, p, X, np.full(D, 0.5, T), np.full(D, 2, T), None, **more)
+
+
+def check_vae(report, what, cpu, gpu, T, B, D):
+    """A step of each kind of net: the gradient, and what an epoch says of it."""
+    error = 0.0
+    for likelihood, rest in AUTOENCODERS.items():
+        got = []
+        for k in cpu, gpu:
+            o = autoencoder(k, T, B, D, 3, likelihood, *rest)
+            k.adam.tick(o.parameters.counter)
+            o.step(k.put(np.random.default_rng(1).permutation(B)), o.parameters.counter)
+            got.append([k.get(o.parameters.g), list(o.values().values())])
+        error = max(error, *(apart(b, a) for a, b in zip(*got)))
+    report.check(f"vae {what}", error, 3000 * np.finfo(T).eps)
 
 
 def check_others(report, name, cpu, gpu, T, limit, tiny):
@@ -741,6 +779,32 @@ def flow_step(k, D, K, B):
     return step, lambda: k.flow.backward(*given)
 
 
+def vae_steps(report, cpu, gpu):
+    """A training step of nets for images: noise, gather, through both nets and back, Adam."""
+    for what, B, d, *more in (
+        ("784-400-20", 128, 20, (400,), "relu", 0, True, "analytic", 0, 1, 1),
+        ("784-400-20", 1000, 20, (400,), "relu", 0, True, "analytic", 0, 1, 1),
+        ("784-400-40, 10 planar layers", 100, 40, (400,), "relu", 10, True, "monte_carlo", 0, 1, 1),
+        ("784-200-200-50, k=50", 100, 50, (200, 200), "tanh", 0, True, "monte_carlo", 0, 1, 50),
+    ):
+        ours = 0.0
+        for name, k, n in ("", gpu, 200), (", CPU kernels", cpu, 10):
+            o = autoencoder(k, np.float32, B, 784, d, "bernoulli", *more)
+            p, rows = o.parameters, k.put(np.arange(B))
+
+            def step(o=o, p=p, rows=rows):
+                o.step(rows, p.counter)
+                p.descend(1e-3, 0, np.inf, 0.9, 0.999, 1e-8)
+
+            again = k.capture(step)
+            for _ in range(3):
+                again()
+            taken = 1e6 * min(stream_of(again, k.sync, n)[1] for _ in range(3))
+            ours = ours or taken
+            note = "" if k is gpu else f"{taken / ours:.1f} times ours"
+            report.row("vae", f"step {what}, B={B} float32{name}", taken, "us", note=note)
+
+
 def torch_gaps(X, start):
     """Plain EM in PyTorch, all rows at once: a batch of small factors for the rows, one of solves for the columns."""
     import torch as t
@@ -1018,8 +1082,8 @@ def main(arguments=None):
         report.say("no timings from a simulator")
     else:
         linear = linear_steps, linear_covariances, linear_draws, linear_fits
-        relevance = relevance_kernels, relevance_fits
-        for f in iterations, training, products, *linear, *relevance, flow_steps, phases, launches, noise, fits:
+        relevance, steps = (relevance_kernels, relevance_fits), (flow_steps, vae_steps)
+        for f in iterations, training, products, *linear, *relevance, *steps, phases, launches, noise, fits:
             report.section(f, cpu, gpu)
     missed = [f"{r['section']}: {r['what']}" for r in report.rows if r.get("met") is False]
     report.say(f"checks that failed: {', '.join(report.failed) or 'none'}; goals missed: {'; '.join(missed) or 'none'}")

@@ -70,6 +70,12 @@ def _flow_target(target):
     return lvm.PlanarFlow(32, max_epochs=200, random_state=0).fit_target(target)
 
 
+def _vae(X):
+    import lvm
+
+    return lvm.VAE(2, hidden_layer_sizes=(100,), n_flow_layers=10, max_epochs=40, random_state=0).fit(X)
+
+
 def _ripley(n, rng):
     """Two classes, each from two Gaussians (Ripley 1996)."""
     import numpy as np
@@ -242,6 +248,15 @@ def _energy(figure, model, target):
     plotting.plot_bound(model, ax=right)
 
 
+def _manifold(figure, model, X):
+    """Two panels: what the model draws all over its two dimensions, and where the digits lie in them."""
+    from . import datasets, plotting
+
+    left, right = figure.subplots(1, 2)
+    plotting.plot_manifold(model, n=13, ax=left)
+    plotting.plot_latent(model, X, datasets.load_digits(return_y=True)[1], ax=right)
+
+
 def _images(figure, model, X):
     from . import plotting
 
@@ -280,6 +295,8 @@ DEMO = [
     # what drew the moons has -1.00, one Gaussian -1.91; log Z of U1 is 1.8775
     ("PlanarFlow 32", "moons", _flow, _density, _Least(-1.1)),
     ("PlanarFlow 32", "U1", _flow_target, _energy, _Least(1.86)),
+    # probabilistic PCA of two dimensions has -177.4
+    ("VAE 2 planar 10", "digits", _vae, _manifold, _Least(-170)),
 ]
 NEAR = 1e-8  # a score this near to its reference meets it; the references are given to about 1e-10 a row
 

@@ -16,13 +16,18 @@ __all__ = [
     "Calibration",
     "calibration",
     "ellipse",
+    "plot_active",
     "plot_bound",
     "plot_decision",
+    "plot_decoded",
     "plot_flow",
     "plot_held_out",
     "plot_images",
     "plot_imputed",
+    "plot_latent",
+    "plot_manifold",
     "plot_mixture",
+    "plot_reconstructions",
     "plot_relevance",
     "plot_reliability",
     "plot_samples",
@@ -51,6 +56,7 @@ CRITERIA = {  # what it is called, which way is better, and a difference that is
 BARS, DRAWS = 60, 400  # plot_imputed: rows a column that have a bar, and draws that each bar is measured from
 ELLIPSES = 200  # plot_scores: rows that have an ellipse, and plot_held_out: values that have a bar
 GRID = 200  # plot_decision, plot_flow: points along each side at which the model is asked
+ACTIVE = 0.01  # plot_active: variance of a posterior mean above which a unit is active (Burda et al. 2016)
 RADIUS = np.sqrt(-2 * np.log(1 - 0.68))  # the ellipse at this Mahalanobis distance holds 68 % of a Gaussian
 
 
@@ -867,7 +873,8 @@ def plot_bound(model, *, ax=None):
     it is an estimate, as Adam's is.
 
     Where training kept a `history_` by epochs, also the bound of rows held out, and in new Axes below, which take room
-    from `ax`, the parts of the bound. The scales are then those of the last nine tenths.
+    from `ax`, each part of the bound: of a VAE the reconstruction and the KL. The scales are then those of the last
+    nine tenths.
 
     Raises ImportError without matplotlib, NotFittedError for a model without `lower_bounds_`.
 
@@ -887,42 +894,40 @@ def plot_bound(model, *, ax=None):
     n = np.arange(1, len(bounds) + 1)
     ax.plot(n, bounds, color=COLOURS[0], marker="." if len(bounds) <= 50 else None, label="of training")
     ax.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
-    ax.set_xlabel("epoch" if history else "iteration")
-    ax.set_ylabel("lower bound,\nmean nats per row" if history else "lower bound, mean nats per row")
-    if history:
-        if "validation_lower_bound" in history:
-            ax.plot(n, history["validation_lower_bound"], color=COLOURS[5], label="of rows held out")
-            ax.legend(fontsize="small", frameon=False)
-        below = _below(ax)
-        parts = [name for name in history if not name.endswith("lower_bound")]
-        for colour, name in zip(COLOURS[1:], parts):
-            below.plot(n, history[name], color=colour, label=name.replace("_", " "))
-        below.legend(fontsize="small", frameon=False)
-        below.set_xlabel("epoch")
-        below.set_ylabel("its parts")
-        ax.set_xlabel(None)
+    ax.set_ylabel("lower bound, mean nats per row")
+    parts = [name for name in history if name != "lower_bound" and not name.startswith("validation")]
+    panels = {"lower_bound": ax}
+    if parts:
+        first, *places = _room(ax, 1 + len(parts), 1, height_ratios=[3] + [2] * len(parts))
+        ax.set_subplotspec(first)
         ax.tick_params(labelbottom=False)
-        for axes in ax, below:  # training may begin far off
-            late = np.concatenate([line.get_ydata()[len(n) // 10 :] for line in axes.lines])
-            late = late[np.isfinite(late)]
-            if len(late):
-                room = 0.05 * np.ptp(late) + 1e-9
-                axes.set_ylim(late.min() - room, late.max() + room)
-    ax.ticklabel_format(axis="y", useOffset=False)
+        ax.set_ylabel(None)  # too long for a part of the height
+        ax.set_title("lower bound, mean nats per row", loc="left", fontsize="small")
+    for name, place in zip(parts, places if parts else ()):
+        panels[name] = below = ax.figure.add_subplot(place, sharex=ax)
+        values = history[name]  # of the epochs since the model was read from a file
+        below.plot(n[-len(values) :], values, color=COLOURS[0])
+        below.set_title("KL" if name == "kl" else name.replace("_", " "), loc="left", fontsize="small")
+        below.tick_params(labelbottom=name == parts[-1])
+    for name, panel in panels.items() if history else ():
+        held = history.get(f"validation_{name}", [])
+        if held:
+            panel.plot(n[-len(held) :], held, color=COLOURS[5], label="of rows held out")
+        late = np.concatenate([line.get_ydata()[len(n) // 10 :] for line in panel.lines])  # it may begin far off
+        late = late[np.isfinite(late)]
+        if len(late):
+            room = 0.05 * np.ptp(late) + 1e-9
+            panel.set_ylim(late.min() - room, late.max() + room)
+    if len(ax.lines) > 1:
+        ax.legend(fontsize="small", frameon=False)
+    for panel in panels.values():
+        panel.ticklabel_format(axis="y", useOffset=False)
+    panel.set_xlabel("epoch" if history else "iteration")
     return ax
 
 
-def plot_images(images, *, shape=None, titles=None, ax=None):
-    """A grid of small grey pictures, dark where the value is high, blue where it is a gap (NaN); all share one scale.
-
-    images (K,D) or (K,height,width); shape (height, width) of a row of length D, by default a square.
-    titles: K short texts to stand above them.
-
-    Raises ImportError without matplotlib, ValueError where rows do not have the shape.
-
-    >>> import lvm
-    >>> ax = lvm.plotting.plot_images(lvm.datasets.load_digits()[:10])      # doctest: +SKIP
-    """
+def _pictures(images, shape):
+    """images (K,D) or (K,height,width) as the latter; shape (height, width), by default of a square."""
     images = np.asarray(images, dtype=float)
     if images.ndim == 2:
         side = round(images.shape[1] ** 0.5)
@@ -930,9 +935,26 @@ def plot_images(images, *, shape=None, titles=None, ax=None):
         if np.prod(shape) != images.shape[1]:
             raise ValueError(f"shape must be (height, width) of {images.shape[1]} pixels, got {shape}.")
         images = images.reshape(-1, *shape)
+    return images
+
+
+def plot_images(images, *, shape=None, titles=None, across=None, ax=None):
+    """A grid of small grey pictures, dark where the value is high, blue where it is a gap (NaN); all share one scale.
+
+    images (K,D) or (K,height,width); shape (height, width) of a row of length D, by default a square.
+    titles: K short texts to stand above them. across: how many stand side by side, by default as fits the figure.
+
+    Raises ImportError without matplotlib, ValueError where rows do not have the shape.
+
+    >>> import lvm
+    >>> ax = lvm.plotting.plot_images(lvm.datasets.load_digits()[:10])      # doctest: +SKIP
+    """
+    images = _pictures(images, shape)
+    if across is not None:
+        check_int("across", across, 1, who="plot_images")
     ax = _axes(ax)
     K, height, width = images.shape
-    across = min(K, max(1, round((K * 2.5) ** 0.5)))
+    across = min(K, max(1, round((K * 2.5) ** 0.5))) if across is None else across
     down = -(-K // across)
     top = 1 if titles is None else max(2, height // 4)  # rows of pixels left free above each picture
     canvas = np.full((down * (height + top), across * (width + 1) - 1), np.nan)
@@ -949,4 +971,175 @@ def plot_images(images, *, shape=None, titles=None, ax=None):
 
         ax.imshow(np.where(gaps, 1.0, np.nan), cmap=ListedColormap([GAP]), interpolation="nearest")
     ax.set_axis_off()
+    return ax
+
+
+def plot_reconstructions(model, X, *, shape=None, ax=None, max_images: int = 10):
+    """Rows of X (N,D) that are pictures, and below each what the model makes of its place in the latent space.
+
+    model: a fitted `VAE`, or anything with `transform` and `inverse_transform`, `ProbabilisticPCA` for instance. The
+    pictures below are `inverse_transform(transform(X))`, for a VAE the mean of x given the posterior mean of z.
+    shape (height, width), by default a square. Of more than max_images rows the first are drawn.
+
+    Raises ImportError without matplotlib, ValueError where rows do not have the shape, NotFittedError (from the model)
+    before a fit.
+
+    >>> import lvm
+    >>> X = lvm.datasets.load_digits() / 16
+    >>> model = lvm.VAE(likelihood="bernoulli", max_epochs=1, random_state=0).fit(X)
+    >>> ax = lvm.plotting.plot_reconstructions(model, X)       # doctest: +SKIP
+    """
+    check_int("max_images", max_images, 1, who="plot_reconstructions")
+    some = _take(_rows(X, len(X)), slice(max_images))
+    pictures = [_pictures(check_array(some, "plot_reconstructions", 1, True), shape)]
+    pictures.append(_pictures(model.inverse_transform(model.transform(some)), shape))
+    n, height, width = pictures[0].shape
+    ax = plot_images(np.concatenate(pictures), across=n, ax=ax)
+    for row, name in enumerate(("data", "model")):
+        y = row * (height + 1) + 1 + (height - 1) / 2
+        ax.text(-0.1 * width - 0.5, y, name, ha="right", va="center", rotation="vertical")
+    return ax
+
+
+def _prior(model, what):
+    """How many independent standard normal numbers the model makes a row of."""
+    if getattr(model, "likelihood", None) == "autoencoder":
+        raise ValueError(f'{what} needs a prior of z, and likelihood="autoencoder" has none. Try plot_reconstructions.')
+    return len(model.get_feature_names_out())
+
+
+def plot_decoded(model, *, n_samples: int = 40, shape=None, ax=None):
+    """Pictures from nowhere: the means of x given draws of z ~ N(0, I), the same each time.
+
+    model: a fitted `VAE`, or a `ProbabilisticPCA`. These are means, without the noise of p(x|z), which `model.sample`
+    has. shape (height, width), by default a square.
+
+    Raises ImportError without matplotlib, ValueError for an autoencoder, which has no prior, and where rows do not have
+    the shape, NotFittedError (from the model) before a fit.
+
+    >>> import lvm
+    >>> X = lvm.datasets.load_digits() / 16
+    >>> model = lvm.VAE(likelihood="bernoulli", max_epochs=1, random_state=0).fit(X)
+    >>> ax = lvm.plotting.plot_decoded(model)                  # doctest: +SKIP
+    """
+    check_int("n_samples", n_samples, 1, who="plot_decoded")
+    d = _prior(model, "plot_decoded")
+    Z = np.random.default_rng(0).standard_normal((n_samples, d))
+    return plot_images(model.inverse_transform(Z), shape=shape, ax=ax)
+
+
+def plot_manifold(model, *, n: int = 15, shape=None, ax=None):
+    """All that a model of two latent dimensions can draw: the means of x for z on a grid, a picture at each place.
+
+    model: a fitted `VAE` of two components, or a `ProbabilisticPCA`. The grid is n times n, of the quantiles
+    (i + 1/2)/n of the standard normal, so that each picture stands for as much of the prior (Kingma & Welling 2014,
+    figure 4). shape (height, width), by default a square.
+
+    Raises ImportError without matplotlib, ValueError for a model of other than two components, an autoencoder, which
+    has no prior, and where rows do not have the shape, NotFittedError (from the model) before a fit.
+
+    >>> import lvm
+    >>> X = lvm.datasets.load_digits() / 16
+    >>> model = lvm.VAE(likelihood="bernoulli", max_epochs=1, random_state=0).fit(X)
+    >>> ax = lvm.plotting.plot_manifold(model)                 # doctest: +SKIP
+    """
+    check_int("n", n, 1, who="plot_manifold")
+    d = _prior(model, "plot_manifold")
+    if d != 2:
+        raise ValueError(f"The picture is of two latent dimensions, and the model has {d}. Try plot_decoded.")
+    from scipy.special import ndtri
+
+    z = ndtri((np.arange(n) + 0.5) / n)
+    right, up = np.meshgrid(z, z[::-1])
+    pictures = _pictures(model.inverse_transform(np.stack([right, up], axis=-1).reshape(-1, 2)), shape)
+    pictures = np.pad(pictures, ((0, 0), (0, 1), (0, 1)), constant_values=np.nan)  # a line between them
+    height, width = pictures.shape[1:]
+    ax = _axes(ax)
+    sheet = pictures.reshape(n, n, height, width).swapaxes(1, 2).reshape(n * height, n * width)
+    ax.imshow(sheet, cmap="gray_r", interpolation="nearest", extent=(0, n * width, 0, n * height))
+    some = np.unique(np.linspace(0, n - 1, min(n, 4 + n % 2)).round().astype(int))  # as many on either side
+    names = [f"{value:g}" for value in z[some].round(2) + 0.0]
+    ax.set_xticks((some + 0.5) * width, names)
+    ax.set_yticks((some + 0.5) * height, names)
+    ax.set(xlabel="dimension 0", ylabel="dimension 1")
+    return ax
+
+
+def plot_latent(model, X, y=None, *, dimensions=None, ax=None, max_points: int = 5000):
+    """The posterior means of two latent dimensions, a dot for each row of X (N,D), in the colours of its class.
+
+    model: a fitted `VAE`, or anything with `transform`. y (N,): classes, for colours and the legend. dimensions: the
+    two to draw, by default those whose posterior means vary most; the labels of the axes tell how much. The dashed
+    circle holds 68 % of the prior of a `VAE`. Of more than 7 classes each has its name at its median, since colours
+    come twice.
+    max_points: of more rows, a fixed random choice is drawn; the legend counts all.
+
+    Raises ImportError without matplotlib, ValueError for a model of one component, `dimensions` that are not two
+    different ones of the model's and y that does not fit, NotFittedError (from the model) before a fit.
+
+    >>> import lvm
+    >>> X, y = lvm.datasets.load_iris(return_y=True)
+    >>> model = lvm.VAE(2, max_epochs=1, random_state=0).fit(X)
+    >>> ax = lvm.plotting.plot_latent(model, X, y)             # doctest: +SKIP
+    """
+    Z = np.asarray(model.transform(X), dtype=float)
+    labels = np.full(len(Z), "rows") if y is None else np.asarray(y)
+    if labels.shape != (len(Z),):
+        raise ValueError(f"y must be one label for each of the {len(Z)} rows of X, got shape {labels.shape}.")
+    if Z.shape[1] < 2:
+        raise ValueError(
+            "The picture shows two latent dimensions, and the model has one. Try a histogram of transform(X)."
+        )
+    variances = Z.var(axis=0)
+    if dimensions is None:
+        dimensions = np.sort(np.argsort(-variances, kind="stable")[:2])
+    i, j = _columns(dimensions, None, Z.shape[1], "dimensions")
+    ax = _axes(ax)
+    drawn = _rows(np.arange(len(Z)), max_points)
+    names, classes = np.unique(labels, return_inverse=True)
+    for c, name in enumerate(names):
+        (colour, marker), of_class = _look(c), classes == c
+        dot = {"c": colour, "marker": marker, "s": 12, "alpha": 0.6, "linewidths": 0}
+        ax.scatter(*Z[drawn[of_class[drawn]]][:, [i, j]].T, label=f"{name} ({of_class.sum()})", **dot)
+        if len(COLOURS) < len(names):  # colours come twice
+            box = {"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": colour}
+            style = {"ha": "center", "va": "center", "fontsize": "small", "bbox": box, "zorder": 4, "clip_on": True}
+            ax.text(*np.median(Z[of_class][:, [i, j]], axis=0), str(name), **style)
+    if getattr(model, "likelihood", "autoencoder") != "autoencoder":
+        ax.plot(*ellipse([0, 0], np.eye(2), RADIUS).T, "--", color="#444444", linewidth=0.8, label="prior, 68 %")
+    ax.set_aspect("equal", adjustable="datalim")
+    ax.set_xlabel(f"dimension {i} (variance of the means {variances[i]:.2g})")
+    ax.set_ylabel(f"dimension {j} (variance of the means {variances[j]:.2g})")
+    ax.legend(fontsize="small", loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
+    return ax
+
+
+def plot_active(model, X, *, ax=None):
+    """Which latent units of a VAE are in use: the variance over rows of X (N,D) of each one's posterior mean, the
+    largest first.
+
+    model: a fitted `VAE`. A unit above the dashed line, 0.01, is active (Burda, Grosse & Salakhutdinov 2016); the
+    posterior of one far below it is the prior, whatever the row: it has collapsed. Variances below 1e-8 are drawn
+    there. Units have their numbers below.
+
+    Raises ImportError without matplotlib, NotFittedError (from the model) before a fit.
+
+    >>> import lvm
+    >>> X = lvm.datasets.load_digits() / 16
+    >>> model = lvm.VAE(5, likelihood="bernoulli", max_epochs=1, random_state=0).fit(X)
+    >>> ax = lvm.plotting.plot_active(model, X)                # doctest: +SKIP
+    """
+    variances = np.asarray(model.transform(X), dtype=float).var(axis=0)
+    order = np.argsort(-variances, kind="stable")
+    ax = _axes(ax)
+    place, sorted_, many = np.arange(len(order)), variances[order], len(order) > 20
+    for which, colour, name in (sorted_ > ACTIVE, COLOURS[0], "active"), (sorted_ <= ACTIVE, "#999999", "not active"):
+        if which.any():
+            label = f"{name} ({which.sum()})"
+            ax.plot(place[which], sorted_[which].clip(1e-8), "o", color=colour, markersize=5, label=label)
+    ax.axhline(ACTIVE, linestyle="--", color="#444444", linewidth=0.8, label=f"{ACTIVE:g}")
+    ax.set_yscale("log")
+    ax.set_xticks(place, order, fontsize="x-small" if many else "small", rotation=90 if many else 0)
+    ax.set(xlabel="latent unit", ylabel="variance of the posterior mean")
+    ax.legend(fontsize="small", frameon=False)
     return ax

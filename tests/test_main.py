@@ -145,6 +145,14 @@ def test_the_relevance_vectors_of_the_demo_are_few():
         assert fit(*command._data(name)[0]).n_relevant_ <= 10
 
 
+def test_what_the_vae_of_the_demo_must_have_is_above_the_linear_model():
+    ((data, reference),) = [(row[1], row[4]) for row in command.DEMO if row[0].startswith("VAE")]
+    ((X,), _) = command._data(data)
+    linear = lvm.ProbabilisticPCA(2).fit(X).score(X)
+    assert linear == pytest.approx(-177.4, abs=0.05)  # as the comment at DEMO says
+    assert reference > linear + 5
+
+
 def test_a_row_with_gaps_has_every_fifth_number_deleted(tmp_path):
     seen = []
     fit = lambda X: seen.append(X) or command._mixture(1, "full")(X)

@@ -1089,6 +1089,160 @@ def test_a_picture_of_rows_of_other_columns_is_refused(ax):
         plotting.plot_flow(flow(), X=load_iris(), ax=ax)
 
 
+# ------------------------------------------------------------------------------------------------ pictures of a VAE
+
+
+@functools.cache
+def vae(n_components=2, likelihood="bernoulli"):
+    """After a few epochs on digits, between 0 and 1."""
+    options = {"hidden_layer_sizes": (10,), "max_epochs": 3, "early_stopping": True, "random_state": 0}
+    return lvm.VAE(n_components, likelihood=likelihood, **options).fit(load_digits() / 16)
+
+
+@functools.cache
+def uneven():
+    """Of three units, of which the first varies least."""
+    model = copy.deepcopy(vae(3))
+    model.weights_["head"][:, :3] *= [0.1, 10, 20]
+    return model
+
+
+def sheet(ax, across, height=8, width=8, top=1):
+    """The pictures (K,height,width) of the only image of `ax`, from left to right and then down."""
+    (image,) = ax.images
+    canvas = np.ma.filled(image.get_array(), np.nan)
+    rows = [canvas[y + top : y + top + height] for y in range(0, len(canvas), height + top)]
+    return np.array([row[:, x * (width + 1) :][:, :width] for row in rows for x in range(across)])
+
+
+@pytest.mark.parametrize("model", [vae, lambda: vae(likelihood="autoencoder"), lambda: ppca(load_digits() / 16)])
+def test_reconstructions_stand_below_their_rows(model, ax):
+    X = load_digits()[:30] / 16
+    plotting.plot_reconstructions(model(), X.tolist(), ax=ax, max_images=7)
+    assert ax.images[0].get_array().shape == (2 * 9, 7 * 9 - 1)
+    drawn = sheet(ax, 7).reshape(14, 64)
+    assert_array_equal(drawn[:7], X[:7])
+    assert_allclose(drawn[7:], model().inverse_transform(model().transform(X[:7])))
+    data, from_model = ax.texts
+    assert (data.get_text(), from_model.get_text()) == ("data", "model")
+    assert (data.get_position()[1], from_model.get_position()[1]) == (4.5, 13.5)  # the middles of the two rows
+
+
+@pytest.mark.parametrize("library", ["pandas", "polars"])
+def test_reconstructions_are_taken_of_frames_and_of_any_shape(library, ax):
+    frame = pytest.importorskip(library).DataFrame(dict(zip(map(str, range(64)), load_digits()[:3].T / 16)))
+    model = lvm.VAE(2, hidden_layer_sizes=(10,), max_epochs=1, random_state=0).fit(frame)
+    plotting.plot_reconstructions(model, frame, shape=(4, 16), ax=ax)
+    assert_array_equal(sheet(ax, 3, 4, 16)[:3].reshape(3, 64), load_digits()[:3] / 16)
+    with pytest.raises(ValueError, match=r"shape must be \(height, width\) of 64 pixels, got \(4, 4\)"):
+        plotting.plot_reconstructions(model, frame, shape=(4, 4), ax=ax)
+
+
+@pytest.mark.parametrize("model", [lambda: vae(3), lambda: ppca(load_digits(), 3)])
+def test_decoded_pictures_are_means_given_draws_of_the_prior(model, ax):
+    plotting.plot_decoded(model(), n_samples=6, ax=ax)
+    Z = np.random.default_rng(0).standard_normal((6, 3))
+    across = (ax.images[0].get_array().shape[1] + 1) // 9
+    assert_allclose(sheet(ax, across)[:6].reshape(6, 64), model().inverse_transform(Z))
+
+
+def test_the_manifold_has_the_normal_quantiles_to_the_right_and_upwards(ax):
+    plotting.plot_manifold(vae(), n=5, ax=ax)
+    canvas = np.ma.filled(ax.images[0].get_array(), np.nan)
+    cells = canvas.reshape(5, 9, 5, 9).swapaxes(1, 2)
+    z = scipy.stats.norm.ppf([0.1, 0.3, 0.5, 0.7, 0.9])
+    for row in range(5):
+        for column in range(5):
+            expected = vae().decode([[z[column], z[4 - row]]])
+            assert_allclose(cells[row, column, :8, :8].reshape(1, 64), expected, rtol=1e-6)
+    assert np.isnan(cells[:, :, 8]).all()
+    assert np.isnan(cells[:, :, :, 8]).all()
+    for ticks, names in (ax.get_xticks(), ax.get_xticklabels()), (ax.get_yticks(), ax.get_yticklabels()):
+        assert ticks.tolist() == [4.5, 13.5, 22.5, 31.5, 40.5]
+        assert_allclose([float(t.get_text()) for t in names], z, atol=0.01)
+    even = Figure().subplots()
+    plotting.plot_manifold(vae(), n=12, ax=even)
+    assert (even.get_xticks() / 9 - 0.5).tolist() == [0, 4, 7, 11]
+    assert (ax.get_ylim(), ax.images[0].get_extent()) == ((0, 45), [0, 45, 0, 45])
+
+
+@pytest.mark.parametrize(("options", "chosen"), [({}, [1, 2]), ({"dimensions": (2, 0)}, [2, 0])])
+def test_the_latent_dots_are_posterior_means_of_the_two_dimensions_that_vary_most(options, chosen, ax):
+    X, y = load_digits(return_y=True)
+    X, y = X[y < 3] / 16, y[y < 3]
+    plotting.plot_latent(uneven(), X, y, ax=ax, **options)
+    Z = uneven().transform(X)
+    i, j = chosen
+    for k, group in enumerate(ax.collections):
+        assert_array_equal(group.get_offsets(), Z[y == k][:, [i, j]])
+    assert ax.get_xlabel() == f"dimension {i} (variance of the means {Z[:, i].var():.2g})"
+    assert ax.get_ylabel() == f"dimension {j} (variance of the means {Z[:, j].var():.2g})"
+    assert [t.get_text() for t in ax.get_legend().get_texts()] == ["0 (178)", "1 (182)", "2 (177)", "prior, 68 %"]
+    assert_allclose(scipy.stats.chi2(2).cdf((ax.lines[0].get_xydata() ** 2).sum(axis=1)), 0.68)
+    assert not ax.texts
+
+
+def test_ten_classes_have_their_names_at_their_medians_and_some_of_many_rows_are_drawn(ax):
+    X, y = load_digits(return_y=True)
+    plotting.plot_latent(vae(), X / 16, y, ax=ax, max_points=500)
+    assert sum(len(group.get_offsets()) for group in ax.collections) == 500
+    assert "0 (178)" in [t.get_text() for t in ax.get_legend().get_texts()]
+    Z = vae().transform(X / 16)
+    assert [t.get_text() for t in ax.texts] == list("0123456789")
+    assert_allclose([t.get_position() for t in ax.texts], [np.median(Z[y == k], axis=0) for k in range(10)])
+
+
+def test_codes_of_an_autoencoder_have_no_prior_around_them(ax):
+    X = load_digits() / 16
+    plotting.plot_latent(vae(likelihood="autoencoder"), X, ax=ax)
+    assert not ax.lines
+    assert [t.get_text() for t in ax.get_legend().get_texts()] == ["rows (1797)"]
+    for draw in plotting.plot_decoded, plotting.plot_manifold:
+        with pytest.raises(ValueError, match=rf"{draw.__name__} needs a prior of z.*has none\. Try plot_reconstr"):
+            draw(vae(likelihood="autoencoder"), ax=ax)
+
+
+def test_units_stand_by_the_variance_of_their_means_beside_the_threshold(ax):
+    X, model = load_digits() / 16, copy.deepcopy(vae(3))
+    model.weights_["head"][:, :3] *= [10, 1e-2, 0]
+    plotting.plot_active(model, X, ax=ax)
+    active, collapsed, line = ax.lines
+    variance = model.transform(X).var(axis=0)
+    assert variance[2] < 1e-20 < 1e-8 < variance[1] < 0.01 < variance[0]
+    assert_allclose(active.get_xydata(), [[0, variance[0]]])
+    assert_allclose(collapsed.get_xydata(), [[1, variance[1]], [2, 1e-8]])
+    assert [t.get_text() for t in ax.get_xticklabels()] == ["0", "1", "2"]
+    assert [t.get_text() for t in ax.get_legend().get_texts()] == ["active (1)", "not active (2)", "0.01"]
+    assert line.get_ydata()[0] == 0.01
+
+
+def test_units_have_their_numbers_the_one_that_varies_most_first(ax):
+    X = load_digits() / 16
+    variance = uneven().transform(X).var(axis=0)
+    plotting.plot_active(uneven(), X, ax=ax)
+    assert [int(t.get_text()) for t in ax.get_xticklabels()] == [2, 1, 0] == np.argsort(-variance).tolist()
+    assert_allclose(np.concatenate([line.get_ydata() for line in ax.lines[:-1]]), np.sort(variance)[::-1])
+
+
+def test_latent_pictures_that_cannot_be_are_refused(ax):
+    X = load_digits() / 16
+    with pytest.raises(ValueError, match=r"two latent dimensions, and the model has 3\. Try plot_decoded"):
+        plotting.plot_manifold(vae(3), ax=ax)
+    with pytest.raises(ValueError, match=r"two latent dimensions, and the model has one\. Try a histogram"):
+        plotting.plot_latent(vae(1), X, ax=ax)
+    with pytest.raises(ValueError, match=r"y must be one label for each of the 1797 rows of X, got shape \(3,\)"):
+        plotting.plot_latent(vae(), X, [1, 2, 3], ax=ax)
+    with pytest.raises(ValueError, match=r"dimensions must be two different numbers from 0 to 1, got \(0, 2\)"):
+        plotting.plot_latent(vae(), X, dimensions=(0, 2), ax=ax)
+
+
+@pytest.mark.parametrize("draw", ["reconstructions", "latent", "active", "decoded", "manifold"])
+def test_an_unfitted_vae_is_refused(draw, ax):
+    data = () if draw in ("decoded", "manifold") else (load_digits(),)
+    with pytest.raises(lvm.NotFittedError, match="fit"):
+        getattr(plotting, f"plot_{draw}")(lvm.VAE(), *data, ax=ax)
+
+
 # ------------------------------------------------------------------------------------------------ plot_bound and images
 
 
@@ -1103,13 +1257,41 @@ def test_the_bound_is_drawn_against_the_iteration(ax):
 def test_the_bound_of_training_is_drawn_by_epochs_with_its_parts_below(ax):
     model = lvm.PlanarFlow(2, max_epochs=30, early_stopping=True, random_state=0).fit(load_faithful())
     assert plotting.plot_bound(model, ax=ax) is ax
-    above, below = ax.figure.axes
-    assert above.get_position().y0 > below.get_position().y1
-    lines = {line.get_label(): line.get_ydata() for line in (*above.lines, *below.lines)}
-    assert_array_equal(lines["of training"], model.lower_bounds_)
-    assert_array_equal(lines["of rows held out"], model.history_["validation_lower_bound"])
-    assert_allclose(lines["log prior"] + lines["log det"], model.lower_bounds_)
-    assert below.get_xlabel() == "epoch"
+    above, *below = ax.figure.axes
+    assert above.get_position().y0 > below[0].get_position().y1 > below[1].get_position().y1
+    training, held_out = above.lines
+    assert_array_equal(training.get_ydata(), model.lower_bounds_)
+    assert_array_equal(held_out.get_ydata(), model.history_["validation_lower_bound"])
+    assert [t.get_text() for t in above.get_legend().get_texts()] == ["of training", "of rows held out"]
+    assert [a.get_title("left") for a in below] == ["log prior", "log det"]
+    assert_allclose(sum(a.lines[0].get_ydata() for a in below), model.lower_bounds_)
+    assert [a.get_xlabel() for a in (above, *below)] == ["", "", "epoch"]
+
+
+def test_a_vae_has_its_reconstruction_and_its_kl_those_of_rows_held_out_too(ax):
+    plotting.plot_bound(vae(), ax=ax)
+    bound, reconstruction, kl = ax.figure.axes
+    assert [a.get_title("left") for a in (reconstruction, kl)] == ["reconstruction", "KL"]
+    for i in 0, 1:  # of training, of rows held out
+        parts = np.subtract(reconstruction.lines[i].get_ydata(), kl.lines[i].get_ydata())
+        assert_allclose(parts, bound.lines[i].get_ydata())
+        assert_array_equal(kl.lines[i].get_xdata(), [1, 2, 3])
+    assert list(kl.lines[1].get_ydata()) == vae().history_["validation_kl"]
+
+
+def test_an_autoencoder_has_its_error_alone(ax):
+    plotting.plot_bound(vae(likelihood="autoencoder"), ax=ax)
+    assert ax.figure.axes == [ax]
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("epoch", "lower bound, mean nats per row")
+
+
+def test_parts_of_epochs_before_a_model_was_saved_are_left_out(tmp_path, ax):
+    vae().save(tmp_path / "vae.safetensors")
+    model = lvm.load(tmp_path / "vae.safetensors").set_params(early_stopping=False).partial_fit(load_digits() / 16)
+    plotting.plot_bound(model, ax=ax)
+    bound, reconstruction, kl = ax.figure.axes
+    assert len(bound.lines[0].get_ydata()) == 4
+    assert kl.lines[0].get_xdata().tolist() == reconstruction.lines[0].get_xdata().tolist() == [4]
 
 
 def test_where_training_began_far_off_does_not_set_the_scale(ax):
@@ -1174,6 +1356,13 @@ def test_images_stand_in_rows_with_nothing_lost_and_room_for_titles(ax):
     assert [t.get_text() for t in ax.texts] == list("abcdefg")
 
 
+def test_images_may_stand_so_many_in_a_row(ax):
+    X = load_digits()[:6]
+    assert_array_equal(sheet(plotting.plot_images(X, across=2, ax=ax), 2).reshape(6, 64), X)
+    with pytest.raises(ValueError, match="'across' parameter of plot_images must be an integer of at least 1"):
+        plotting.plot_images(X, across=0, ax=ax)
+
+
 def test_images_take_any_shape_and_say_when_it_does_not_fit(ax):
     assert plotting.plot_images(np.zeros((2, 3, 5)), ax=ax)
     assert plotting.plot_images(np.zeros((2, 15)), shape=(3, 5), ax=ax)
@@ -1200,6 +1389,11 @@ DRAWINGS = {
     "bound": lambda ax: plotting.plot_bound(mixture(load_faithful()), ax=ax),
     "bound and parts": lambda ax: plotting.plot_bound(flow(), ax=ax),
     "images": lambda ax: plotting.plot_images(load_digits()[:3], ax=ax),
+    "reconstructions": lambda ax: plotting.plot_reconstructions(vae(), load_digits() / 16, ax=ax),
+    "decoded": lambda ax: plotting.plot_decoded(vae(), ax=ax),
+    "manifold": lambda ax: plotting.plot_manifold(vae(), n=3, ax=ax),
+    "latent": lambda ax: plotting.plot_latent(vae(), load_digits() / 16, ax=ax),
+    "active": lambda ax: plotting.plot_active(vae(), load_digits() / 16, ax=ax),
 }
 
 
@@ -1262,6 +1456,17 @@ def test_a_flow_and_its_data_are_not_changed():
     plotting.plot_bound(model, ax=Figure().subplots())
     for name, value in vars(model).items():
         assert_array_equal(value, before[name])
+
+
+def test_a_vae_and_its_data_are_not_changed():
+    X, model = load_digits() / 16, copy.deepcopy(vae())
+    X.flags.writeable = False
+    before = copy.deepcopy(vars(model))
+    for draw in plotting.plot_reconstructions, plotting.plot_latent, plotting.plot_active:
+        draw(model, X, ax=Figure().subplots())
+    for draw in plotting.plot_decoded, plotting.plot_manifold, plotting.plot_bound:
+        draw(model, ax=Figure().subplots())
+    np.testing.assert_equal(vars(model), before)
 
 
 def test_matplotlib_loads_at_the_first_picture_only():
