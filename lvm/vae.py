@@ -1,5 +1,6 @@
 """Variational autoencoders: the estimator."""
 
+import contextlib
 import hashlib
 import math
 import zlib
@@ -10,6 +11,7 @@ import numpy as np
 
 from . import kernels
 from .estimator import (
+    ConvergenceWarning,
     Transformer,
     check_array,
     check_bool,
@@ -95,7 +97,7 @@ class Evaluation(NamedTuple):
                 f"distortion      {self.distortion:.4f}  (minus reconstruction)",
                 f"rate            {self.rate:.4f}  (KL)",
                 f"active units    {self.n_active} of {len(self.active)}"
-                + (f", collapsed: {', '.join(map(str, self.collapsed))}" if self.collapsed else ""),
+                + (f", collapsed: {', '.join(map(str, self.collapsed))}" if 0 < len(self.collapsed) < 10 else ""),
             ]
         )
 
@@ -129,7 +131,8 @@ class VAE(Transformer):
         Of X between 0 and 1: "dynamic" takes each entry for the probability of a 1, drawn afresh in each step,
         "threshold" makes 1 of what is above 1/2. Answers do the same first; what they draw depends on the row alone.
     n_flow_layers : int, default 0
-        K, planar layers that z goes through after N(mu, S): with them q need not be Gaussian.
+        K, planar layers that z goes through after N(mu, S): with them q need not be Gaussian. Where they lead to a KL
+        of 0, kl_warmup_steps helps.
     amortised : bool, default True
         Does the encoder put out the planar layers' parameters for each x, or do all x share them?
     kl : {"auto", "analytic", "monte_carlo", "entropy"}, default "auto"
@@ -384,8 +387,8 @@ class VAE(Transformer):
         """Train on X (N,D); y is ignored. Returns self.
 
         X may be larger than memory: a memory map, or a function without arguments that gives an iterable of blocks
-        (n,D), all rows anew each time it is called (once before training and once for each epoch, in a thread of its
-        own; the rows are taken in the order in which they come)."""
+        (n,D), all rows anew each time it is called (some times before training, and once for each epoch, in a thread of
+        its own; the rows are taken in the order in which they come)."""
         self._check_params()
         rng = self._rng()
         rows, names = self._source(X)
@@ -401,7 +404,7 @@ class VAE(Transformer):
         """Go on training by one pass over X (N,D), at the learning rate as it is. Returns self.
 
         The first call makes the start and what X is standardised with, as `fit` does; a call after `fit` goes on with
-        its weights. Adam's memory is kept from call to call, but not in files."""
+        its weights, in the same architecture. Adam's memory is kept from call to call, but not in files."""
         self._check_params()
         if not self.__sklearn_is_fitted__():
             rng = self._rng()
@@ -413,6 +416,11 @@ class VAE(Transformer):
         else:
             names, rng = self.__dict__.get("feature_names_in_"), self._rng()
             a, mean, scale = self._a, self.mean_, self.scale_
+            if self._architecture(a.n_features) != a:
+                raise ValueError(
+                    "partial_fit goes on with the nets as they are, and a parameter that makes them was changed since: "
+                    f"architecture_ is {self.architecture_}. Set it back, or call fit."
+                )
             T = self.parameters_.dtype
             rows = self._check_X(X).astype(T, copy=False)
             look, values = _Look(rows, self), self.weights_
@@ -449,6 +457,8 @@ class VAE(Transformer):
                         f"All blocks must have the same columns and dtype, the first has {first[0]} of {first[1]}, got "
                         f"{x.shape[1]} of {x.dtype}. Try block.astype."
                     )
+                if not np.array_equal(names, first[2]):
+                    raise ValueError(f"All blocks must have the same columns, the first has {first[2]}, got {names}.")
                 yield x
 
         for _ in blocks():
@@ -471,15 +481,16 @@ class VAE(Transformer):
     def _standard(self, look):
         """What X is centred at and divided by: (D,), (D,)."""
         D, T = look.D, look.T
+        if look.N < 2:
+            raise ValueError(f"Found array with {look.N} sample(s) while a minimum of 2 is required by VAE.")
         if self.likelihood == "bernoulli" or self.mean == "sigmoid":
             return np.zeros(D, T), np.ones(D, T)
-        if self.likelihood == "gaussian" and self.noise != "isotropic":
-            scale = np.sqrt(look.var)
-        else:
-            scale = np.full(D, np.sqrt(look.var.mean()))
+        var, varies = look.var, look.high > look.low
+        if self.likelihood != "gaussian" or self.noise == "isotropic":
+            var, varies = np.full(D, var.mean()), np.full(D, varies.any())
         with np.errstate(over="ignore", divide="ignore", under="ignore"):
-            mean, scale = look.mean.astype(T), np.where(scale > 0, scale, 1).astype(T)
-            if not (np.isfinite(mean).all() and np.isfinite(1 / scale).all() and np.isfinite(scale).all()):
+            mean, scale = look.mean.astype(T), np.where(varies, np.sqrt(var), 1).astype(T)
+            if not np.isfinite([mean, scale, 1 / scale]).all():
                 raise ValueError(f"X varies too much, or too little, for {T}. Try scaling X.")
         return mean, scale
 
@@ -507,7 +518,8 @@ class VAE(Transformer):
             values["output_bias"][: a.n_features] = np.log(pixels) - np.log1p(-pixels)
         c = kernels.load("cpu").vae.LARGEST
         least = 1e-3  # of the variance of a whole column
-        var = np.maximum(look.var / scale.astype(float) ** 2, least * max(float(look.var.mean()), 1e-12))
+        var = look.var / scale.astype(float) ** 2
+        var = np.maximum(var, least * (float(var.mean()) or 1.0))
         r = c * np.arctanh(np.clip(np.log(var), -0.9 * c, 0.9 * c) / c)
         if a.noises:
             values["rho"][:] = r if a.noises > 1 else r.mean()
@@ -579,6 +591,10 @@ class VAE(Transformer):
             "seed": seed,
             "data": data,
         }
+        first = -math.inf
+        if whole:
+            with contextlib.closing(batches.epoch(0)) as some:
+                first = objective.validate([next(some)])["lower_bound"]
         training = stochastic(
             objective,
             batches,
@@ -620,6 +636,12 @@ class VAE(Transformer):
             raise KeyboardInterrupt(f"fit was stopped; the model is that of {best} {self.n_iter_}")
         if not np.isfinite(training.bound):
             warn("The bound of the last epoch is not finite: a step was not. See history_, and `elbo` for it as it is.")
+        elif training.bound < first - abs(first - objective.constant):  # (first is of one batch, and has noise)
+            warn(
+                f"Training ended at a bound of {training.bound:.6g} nats per row, below the {first:.6g} that it began "
+                "with. Try a smaller learning_rate, or a clip_norm.",
+                ConvergenceWarning,
+            )
 
     # -- answers
 
@@ -704,12 +726,6 @@ class VAE(Transformer):
             return (u < X).astype(T)
         return (X - self.mean_.astype(T)) * (1 / self.scale_).astype(T)
 
-    def _noise(self, n, stream, T):
-        """Standard normal numbers (n,d)."""
-        k, eps = kernels.load("cpu"), np.empty((n, self.architecture_["n_components"]), T)
-        k.random.normal(int(check_random_state(self.random_state).integers(2**63)), stream, 0, eps)
-        return eps
-
     def _heads(self, X):
         """What the encoder puts out for each row of X, (N,P), in X's dtype."""
         size = min(len(X), ROOM)
@@ -727,7 +743,8 @@ class VAE(Transformer):
         if a.flow == 0:
             c = kernels.load("cpu").vae.LARGEST
             return head[:, :d], np.exp(c * np.tanh(head[:, d : 2 * d] / c))
-        eps = self._noise(DRAWS // 2, ANSWER, X.dtype)
+        eps = np.empty((DRAWS // 2, d), X.dtype)
+        kernels.load("cpu").random.normal(0, ANSWER, 0, eps)  # whatever random_state is: a mean is no draw
         eps = np.concatenate([eps, -eps])
         size = max(1, ROOM // DRAWS)
         k, net = self._net(X.dtype, size, DRAWS)
@@ -762,7 +779,7 @@ class VAE(Transformer):
         return self.inverse_transform(Z)
 
     def _decoded(self, Z):
-        """Mean and variance of x given z, in the units of X: (N,D); the variance is None where there is none."""
+        """Mean and standard deviation of x given z, in the units of X: (N,D); None where no normal noise is added."""
         a, T = self._a, Z.dtype
         if Z.shape[1] != a.n_components:
             raise ValueError(f"Z must have {a.n_components} columns, got {Z.shape[1]}.")
@@ -774,14 +791,11 @@ class VAE(Transformer):
         m = out[:, :D]
         if a.likelihood == "bernoulli" or a.squashed:
             m = np.exp(-np.logaddexp(0, -m))
-        scale = self.scale_.astype(T)
-        var = None
-        if a.likelihood == "bernoulli":
-            var = m * (1 - m)
-        elif a.likelihood != "squared":
+        scale, sd = self.scale_.astype(T), None
+        if a.likelihood not in ("bernoulli", "squared"):
             r = out[:, D:] if a.likelihood == "network" else self.weights_["rho"].astype(T)
-            var = np.broadcast_to(np.exp(c * np.tanh(r / c)) * scale**2, m.shape)
-        return m * scale + self.mean_.astype(T), var
+            sd = np.exp(c / 2 * np.tanh(r / c)) * scale
+        return m * scale + self.mean_.astype(T), sd
 
     def reconstruct(self, X) -> np.ndarray:
         """The mean of x given the posterior mean of z, for each row: (N,D)."""
@@ -799,19 +813,21 @@ class VAE(Transformer):
         seed, a = int(check_random_state(self.random_state).integers(2**63)), self._a
         Z, noise = np.empty((n, a.n_components), T), np.empty((n, a.n_features), T)
         k.random.normal(seed, SAMPLE, 0, Z)
-        m, var = self._decoded(Z)
+        m, sd = self._decoded(Z)
         if a.likelihood == "bernoulli":
             k.random.uniform(seed, SAMPLE, 1, noise)
             return (noise < m).astype(T)
         k.random.normal(seed, SAMPLE, 1, noise)
-        return m + np.sqrt(var) * noise
+        return m + sd * noise
 
-    def _weighed(self, X, n, kl) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
-        """For some rows of X at a time log p(x|z) and the rest of the bound, of n samples with noise that all rows
-        share: each (B,n) float64."""
+    def _weighed(self, X, n) -> Iterator[tuple[slice, np.ndarray, np.ndarray, np.ndarray]]:
+        """For some rows of X at a time, by n samples with noise that all rows share: log p(x|z), log p(z) - log q(z|x),
+        each (B,n), and its mean, minus the KL, by the formula where there is one: (B,). All float64."""
         a, T = self._a, X.dtype
-        noise = self._noise(n, ANSWER, T)
-        S = min(n, max(1, ROOM // 2))
+        noise = np.empty((n, a.n_components), T)
+        seed = int(check_random_state(self.random_state).integers(2**63))
+        kernels.load("cpu").random.normal(seed, ANSWER, 0, noise)
+        S = min(n, ROOM // 2)
         size = max(1, min(len(X), ROOM // S))
         k, net = self._net(T, size, S)
         constant = 0.0
@@ -821,37 +837,29 @@ class VAE(Transformer):
         for i in range(0, len(X), size):
             x = k.put(np.ascontiguousarray(self._inputs(X[i : i + size])))
             head, B = net.encode(x), len(x)
-            px, extra = np.empty((B, n)), np.empty((B, n))
+            px, ratio = np.empty((B, n)), np.empty((B, n))
+            mean = k.get(net.sample(head, eps[:1], 1, "analytic")[1]).astype(float) if a.flow == 0 else None
             for s in range(0, n, S):
                 some = eps[s : s + S]
-                Z, more, _ = net.sample(head, some, len(some), kl)
-                px[:, s : s + S] = k.get(net.log_px(net.decode(Z), x, more)).reshape(B, -1)
-                extra[:, s : s + S] = k.get(more).reshape(B, -1)
-            yield slice(i, i + B), px + constant, extra
+                Z, extra, _ = net.sample(head, some, len(some), "monte_carlo")
+                px[:, s : s + S] = k.get(net.log_px(net.decode(Z), x, extra)).reshape(B, -1)
+                ratio[:, s : s + S] = k.get(extra).reshape(B, -1)
+            yield slice(i, i + B), px + constant, ratio, ratio.mean(axis=1) if mean is None else mean
 
-    def _exact(self):
-        """Has the bound a formula?"""
+    def _formula(self, X):
+        """E log p(x|z) and -KL of each row, each (N,) float64, by formulas; None where there are none."""
         a = self._a
-        return a.noises > 0 and not a.decoder and not a.squashed and a.flow == 0
-
-    def _parts(self, X, n):
-        """log p(x|z) and -KL, means over samples or exact, their sums' standard errors: each (N,) float64."""
-        a = self._a
-        px, extra, error = np.empty(len(X)), np.empty(len(X)), np.zeros(len(X))
-        if self._exact():
-            theta = {name: w.astype(float) for name, w in self.weights_.items()}
-            k, constant = kernels.load("cpu"), float(np.log(self.scale_.astype(float)).sum())
-            for i in range(0, len(X), ROOM):
-                some = slice(i, i + ROOM)
-                x = self._inputs(X[some].astype(float))
-                l, kl = linear_bound(k, a, theta, x, self._heads(X[some].astype(float)))
-                px[some], extra[some] = l - constant, -kl
-            return px, extra, error
-        kl = "monte_carlo" if a.flow else "analytic"
-        for some, l, more in self._weighed(X, n, kl):
-            px[some], extra[some] = l.mean(axis=1), more.mean(axis=1)
-            error[some] = np.sqrt((l + more).var(axis=1) / max(n - 1, 1))
-        return px, extra, error
+        if not a.noises or a.decoder or a.squashed or a.flow:
+            return None
+        theta = {name: w.astype(float) for name, w in self.weights_.items()}
+        k, constant = kernels.load("cpu"), float(np.log(self.scale_.astype(float)).sum())
+        px, extra = np.empty(len(X)), np.empty(len(X))
+        for i in range(0, len(X), ROOM):
+            some = slice(i, i + ROOM)
+            x = self._inputs(X[some].astype(float))
+            l, kl = linear_bound(k, a, theta, x, self._heads(X[some].astype(float)))
+            px[some], extra[some] = l - constant, -kl
+        return px, extra
 
     def elbo(self, X, n_samples=100, *, return_std=False) -> Any:
         """The bound E_q[log p(x|z)] - KL(q || p) of each row, in nats: (N,); with return_std its standard error too.
@@ -861,8 +869,15 @@ class VAE(Transformer):
         self._needs_density("elbo")
         n = check_int("n_samples", n_samples, 2 if return_std else 1, who="elbo")
         X = self._check_X(X)
-        px, extra, error = self._parts(X, n)
-        bound = self._as((px + extra).astype(X.dtype), X)
+        bound, error, exact = np.empty(len(X)), np.zeros(len(X)), self._formula(X)
+        if exact is not None:
+            bound = exact[0] + exact[1]
+        else:
+            for some, px, ratio, minus_kl in self._weighed(X, n):
+                bound[some] = px.mean(axis=1) + minus_kl
+                noisy = px + ratio if self.architecture_["flow"] else px
+                error[some] = noisy.std(axis=1) / math.sqrt(max(n - 1, 1))
+        bound = self._as(bound.astype(X.dtype), X)
         return (bound, self._as(error.astype(X.dtype), X)) if return_std else bound
 
     def score_samples(self, X, n_importance=100, *, return_std=False) -> Any:
@@ -874,9 +889,9 @@ class VAE(Transformer):
         n = check_int("n_importance", n_importance, 2 if return_std else 1, who="score_samples")
         X = self._check_X(X)
         log_p, error = np.empty(len(X)), np.empty(len(X))
-        for some, px, extra in self._weighed(X, n, "monte_carlo"):
-            log_p[some] = log_mean(px + extra)
-            error[some] = np.exp(px + extra - log_p[some, None]).std(axis=1) / math.sqrt(max(n - 1, 1))
+        for some, px, ratio, _ in self._weighed(X, n):
+            log_p[some] = log_mean(px + ratio)
+            error[some] = np.exp(px + ratio - log_p[some, None]).std(axis=1) / math.sqrt(max(n - 1, 1))
         found = self._as(log_p.astype(X.dtype), X)
         return (found, self._as(error.astype(X.dtype), X)) if return_std else found
 
@@ -893,11 +908,11 @@ class VAE(Transformer):
         self._needs_density("evaluate")
         n = check_int("n_importance", n_importance, 2, who="evaluate")
         X = self._check_X(X)
-        px, extra, _ = self._parts(X, n)
-        log_p, shares = np.empty(len(X)), np.zeros(n)
-        for some, l, more in self._weighed(X, n, "monte_carlo"):
-            log_p[some] = log_mean(l + more)
-            shares += np.exp(l + more - log_p[some, None]).sum(axis=0)  # the rows have their draws in common
+        px, extra, log_p, shares = np.empty(len(X)), np.empty(len(X)), np.empty(len(X)), np.zeros(n)
+        for some, l, ratio, minus_kl in self._weighed(X, n):
+            px[some], extra[some], log_p[some] = l.mean(axis=1), minus_kl, log_mean(l + ratio)
+            shares += np.exp(l + ratio - log_p[some, None]).sum(axis=0)  # the rows have their draws in common
+        px, extra = self._formula(X) or (px, extra)
         return Evaluation(
             bound=float((px + extra).mean()),
             reconstruction=float(px.mean()),
@@ -910,11 +925,12 @@ class VAE(Transformer):
 
 
 class _Look:
-    """What training has to know of X: its rows N, columns D, dtype T; mean and variance of the columns (D,)."""
+    """What training has to know of X: its rows N, columns D, dtype T; mean, variance, lowest, highest of each (D,)."""
 
     def __init__(self, rows, model) -> None:
         pixels = model.likelihood == "bernoulli" or model.binarize is not None or model.mean == "sigmoid"
         self.N, self.mean, square = 0, np.zeros(1), np.zeros(1)
+        self.low, self.high = np.full(1, np.inf), np.full(1, -np.inf)
         for x in rows() if callable(rows) else _slices(rows):
             if pixels:
                 _check_pixels(x, self.N)
@@ -922,12 +938,13 @@ class _Look:
             with np.errstate(over="ignore", invalid="ignore"):
                 mean = x.mean(axis=0, dtype=float)  # the mean of all is that of the parts: Chan et al. 1983
                 away = mean - self.mean
-                square = square + ((x - mean) ** 2).sum(axis=0, dtype=float) + away**2 * (self.N * n / (self.N + n))
+                square = square + ((x - mean) ** 2).sum(axis=0, dtype=float)
+                square = square + away * (away * (self.N * n / (self.N + n)))
                 self.mean = self.mean + away * (n / (self.N + n))
+            self.low, self.high = np.minimum(self.low, x.min(axis=0)), np.maximum(self.high, x.max(axis=0))
             self.N += n
-        if self.N < 2:
-            raise ValueError(f"Found array with {self.N} sample(s) while a minimum of 2 is required by VAE.")
-        self.var = square / self.N
+        constant = self.low == self.high  # as sums of many would hardly tell
+        self.mean, self.var = np.where(constant, self.low, self.mean), np.where(constant, 0, square / self.N)
 
 
 def _slices(X) -> Iterator[np.ndarray]:
@@ -940,9 +957,10 @@ def _check_pixels(X, first):
     low, high = X.min(), X.max()
     if low < 0 or high > 1:
         n, j = np.argwhere((X < 0) | (X > 1))[0]
+        scaled = f"X / {high:g}" if low >= 0 else "(X - X.min()) / (X.max() - X.min())"
         raise ValueError(
             f'likelihood="bernoulli", mean="sigmoid" and binarize want X between 0 and 1, got {X[n, j]:g} at row '
-            f'{first + n}, column {j}. Try X / {high:g}, or likelihood="gaussian" with mean="linear".'
+            f'{first + n}, column {j}. Try {scaled}, or likelihood="gaussian" with mean="linear".'
         )
 
 
