@@ -269,8 +269,8 @@ def stochastic(
     The objective has
         step(batch, counter)    fills parameters.g with the gradient of minus the bound: of its mean per row, estimated
                                 from the batch. counter (1,) int64 keys the noise. Reads nothing back and allocates
-                                nothing, so that it may be recorded where all batches are the same: then its Python code
-                                runs twice, and the kernels that it queued are replayed.
+                                nothing, so that it may be recorded: then its Python code runs twice for batches of one
+                                shape, and the kernels that it queued are replayed.
         values()                {name: float}, means per row since the last call, with "lower_bound" among them. Once an
                                 epoch.
         validate()              with early_stopping: the bound of held-out rows, or {name: float} with "lower_bound"
@@ -339,15 +339,14 @@ def stochastic(
         objective.step(batch, parameters.counter)
         parameters.descend(**rule)
 
-    if batches.same:
-        first = next(iter(batches.epoch(0)))
-        again = parameters.k.capture(lambda: step(first))
+    run = _Recorded(parameters.k, step, batches.same)
     interrupted = ended = False
     try:
-        with _steps(title, verbose, total, kept.epochs * len(batches)) as tick:
+        quiet = np.errstate(over="ignore", invalid="ignore")  # a step that is not finite is undone
+        with quiet, _steps(title, verbose, total, kept.epochs * len(batches)) as tick:
             while kept.epochs < max_epochs and not kept.converged and not ended:
                 for batch in batches.epoch(kept.epochs):
-                    again() if batches.same else step(batch)
+                    run(batch)
                     if tick is not None:
                         tick()
                 state = parameters.state()
@@ -376,6 +375,35 @@ def stochastic(
             ConvergenceWarning,
         )
     return Training(kept.history, kept.epochs, stop.bound(kept), kept.converged, interrupted, undone)
+
+
+class _Recorded:
+    """step(batch), recorded where the kernel set k records: for batches that are all the `same` array, or for those of
+    the first one's shape, each copied to one place. Others, a short last one, are stepped as they come; so is None,
+    unless `same`."""
+
+    def __init__(self, k, step, same):
+        self.k, self.step, self.same = k, step, same
+        self.again: Any = None
+        self.place: Any = None
+
+    def __call__(self, batch):
+        if self.again is None and (self.same or batch is not None):
+            self._begin(batch)
+        if self.same:
+            self.again()
+        elif self.place is not None and self.place.shape == batch.shape:
+            self.place.copy_to_device(batch)  # queued: arrays of a set that records are on a device
+            self.again()
+        else:
+            self.step(batch)
+
+    def _begin(self, batch):
+        place = batch if self.same else self.k.empty(batch.shape, batch.dtype)
+        once = lambda: self.step(place)
+        self.again = self.k.capture(once)
+        if self.again is not once:  # else nothing is recorded, and a copy not worth its time
+            self.place = place
 
 
 def _values(objective, early_stopping):

@@ -1,7 +1,8 @@
 """The host side of the CUDA kernel set on a driver without a GPU (fake_cuda.c): prints what went wrong, as JSON.
 
 Launches do nothing there, so after each function of the kernel set its CPU twin computes on the same memory. What comes
-out is then what the CPU gives, to the bit, if every array, cast, slice and copy on the way is right.
+out is then what the CPU gives, to the bit, if every array, cast, slice and copy on the way is right. Of a recorded step
+the twins are recorded, too, with the memory that they had: what replays it has them compute there again.
 Run by test_cuda_launch.py, in a process of its own: the simulator and the real numba.cuda cannot share one.
 """
 
@@ -20,6 +21,7 @@ import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 
 from lvm import (  # noqa: E402
+    VAE,
     GaussianMixture,
     PlanarFlow,
     ProbabilisticPCA,
@@ -29,15 +31,17 @@ from lvm import (  # noqa: E402
     flow,
     kernels,
     targets,
+    vae,
 )
 from lvm.kernels.cuda import api  # noqa: E402
 from lvm.kernels.cuda.api import cuda  # noqa: E402
 from lvm.objectives import relevance  # noqa: E402
 
 DRIVER = ctypes.CDLL("libcuda.so.1")
-FAMILIES = "adam", "flow", "linear", "logistic", "mixture", "ppca", "random", "relevance"
+FAMILIES = "adam", "flow", "linear", "logistic", "mixture", "ppca", "random", "relevance", "vae"
 host, device = kernels.load("cpu"), kernels.load("cuda")
 _depth = 0
+_tape = None  # the twins of a step that is recorded
 
 
 def number(name):
@@ -67,9 +71,32 @@ def both(on_device, on_host):
             on_device(*args, **more)
         finally:
             _depth -= 1
-        return None if _depth else on_host(*map(view, args), **{name: view(a) for name, a in more.items()})
+        if _depth:
+            return None
+        there, named = list(map(view, args)), {name: view(a) for name, a in more.items()}
+        if _tape is None or on_host.__name__ == "parts":
+            return on_host(*there, **named)
+        _tape.append(lambda: on_host(*there, **named))
 
     return call
+
+
+class Replayed(api._Graph):
+    """A graph whose replays compute."""
+
+    def __call__(self):
+        super().__call__()
+        if self.graph is not None:
+            for twin in self.tape:
+                twin()
+
+    def _record(self):
+        global _tape
+        _tape = self.tape = []
+        try:
+            super()._record()
+        finally:
+            _tape = None
 
 
 def install():
@@ -93,6 +120,7 @@ def install():
             view(out)[:] = view(x)
 
     api.Kernel.__call__ = call
+    api._Graph = Replayed
 
 
 def same(a, b):
@@ -194,11 +222,10 @@ def sparse(T):
     try:
         for more in {}, {"covariance": "diag"}, {"prior": "gaussian", "fit_intercept": False}:
             check(VariationalLogisticRegression, X, y, **more)
-        # by the third step a recorded one is replayed, which computes nothing here
         for more in {"batch_size": 256}, {"early_stopping": True}, {"expectation": "monte_carlo", "prior": "gaussian"}:
-            before = number("replays").value
+            before, steps = number("replays").value, 2 * 2 if "batch_size" in more else 2  # whole batches of two epochs
             check(VariationalLogisticRegression, X, y, **adam, **more)
-            assert (number("replays").value > before) == ("batch_size" not in more)
+            assert number("replays").value == before + 2 * (steps - 1)
         kernel = lambda A, B: (A @ B.T).astype(float)
         for more in {"gamma": 0.1}, {"kernel": "poly", "gamma": 0.1, "n_centres": 9}, {"kernel": kernel}:
             check(RelevanceVectorClassifier, X[:130], np.arange(130) % 3, **more)
@@ -220,7 +247,6 @@ def flows(T):
         new("cuda", batch_size=300).fit(X)  # the same rows in each step, which is recorded
         new("cuda").fit_target(targets.ring, 5, dtype=T)
         assert number("replays").value == before + 2 * (2 * 5 - 1)
-        changed.setattr(device, "capture", lambda step: step)  # a step that is replayed computes nothing here
         for more in mixed, {"direction": "generative", "early_stopping": True}, {"batch_size": 300}:
             a, b = (new(d, **more).fit(X) for d in ("cpu", "cuda"))
             there = cuda.to_device(X)
@@ -244,6 +270,41 @@ def flows(T):
         k.flow.energies(k.flow.ENDS.index("U4"), k.put(Z), log_pi, g)
         same(to(log_pi), targets.U4(Z)[0])
         same(to(g), targets.U4(Z)[1])
+
+
+def autoencoders(T):
+    """Fits with steps that are recorded, on all rows, on batches with a short last one and on blocks, and unrecorded
+    ones with rows held out; all kinds of nets; and their answers."""
+    X, changed = np.random.default_rng(0).random((50, 9)).astype(T), pytest.MonkeyPatch()
+    sizes = {"hidden_layer_sizes": (8,), "max_epochs": 2, "random_state": 0}
+    changed.setattr(vae, "STEPS", 5)
+    changed.setattr(vae, "DRAWS", 6)
+    try:
+        for more, steps in (  # whole batches
+            ({"n_importance": 3, "n_samples": 2, "kl_warmup_steps": 3}, 10),
+            ({"noise": "diagonal", "early_stopping": True, "batch_size": 20}, 8),
+            ({"likelihood": "bernoulli", "binarize": "dynamic", "n_flow_layers": 2, "batch_size": 20}, 8),
+            ({"noise": "network", "n_flow_layers": 2, "amortised": False, "mean": "sigmoid", "batch_size": 20}, 8),
+            ({"likelihood": "autoencoder", "hidden_layer_sizes": (), "batch_size": 20}, 8),
+        ):
+            before = number("replays").value
+            a, b = (VAE(2, device=d, **{**sizes, **more}).fit(X) for d in ("cpu", "cuda"))
+            assert number("replays").value == before + steps - 1
+            same(a.parameters_, b.parameters_)
+            for name, values in a.history_.items():
+                same(values, b.history_[name])
+            for name in "transform", "reconstruct":
+                same(getattr(a, name)(X), getattr(b, name)(X))
+            same(*(m.partial_fit(X).parameters_ for m in (a, b)))
+            if "likelihood" not in more:
+                same(a.elbo(X, 7), b.elbo(X, 7))
+                same(a.score_samples(X, 7), b.score_samples(X, 7))
+                same(a.sample(3), b.sample(3))
+        before, blocks = number("replays").value, lambda: iter((X[:17], X[17:]))
+        same(*(VAE(2, device=d, batch_size=20, **sizes).fit(blocks).parameters_ for d in ("cpu", "cuda")))
+        assert number("replays").value == before + 3
+    finally:
+        changed.undo()
 
 
 def small_families(T):
@@ -357,6 +418,8 @@ CHECKS = {
     "sparse Bayes, float64": lambda: sparse(np.float64),
     "flows, float32": lambda: flows(np.float32),
     "flows, float64": lambda: flows(np.float64),
+    "autoencoders, float32": lambda: autoencoders(np.float32),
+    "autoencoders, float64": lambda: autoencoders(np.float64),
     "small families, float32": lambda: small_families(np.float32),
     "small families, float64": lambda: small_families(np.float64),
     "a recorded step": recorded_step,

@@ -232,7 +232,7 @@ def test_all_of_a_gradient_counts_where_it_has_more_elements_than_the_grid(order
 
 
 def test_threads_do_not_change_a_bit_of_a_clipped_step():
-    results, n = [], 2 * cpu_adam.SQUARES + 77
+    results, n = [], 2 * cpu_adam.BLOCK + 77
     try:
         for threads in (1, 3):
             lvm.set_num_threads(threads)

@@ -11,7 +11,7 @@ import unittest
 
 import numpy as np
 import pytest
-from numpy.testing import assert_array_equal
+from numpy.testing import assert_array_equal, assert_equal
 
 import lvm
 from lvm import estimator
@@ -33,11 +33,15 @@ ESTIMATORS = {
     "ProbabilisticPCA": lvm.ProbabilisticPCA,
     "RelevanceVectorClassifier": lvm.RelevanceVectorClassifier,
     "RelevanceVectorRegressor": lvm.RelevanceVectorRegressor,
+    "VAE": lvm.VAE,
     "VariationalLogisticRegression": lvm.VariationalLogisticRegression,
 }
 SUPERVISED = ("RelevanceVectorClassifier", "RelevanceVectorRegressor", "VariationalLogisticRegression")
-UNWEIGHTED = ("PlanarFlow",)  # without sample_weight
-CHECKED_WITH = {"PlanarFlow": {"max_epochs": 3}}  # what scikit-learn's checks get in place of defaults
+UNWEIGHTED = ("PlanarFlow", "VAE")  # without sample_weight
+CHECKED_WITH = {  # what scikit-learn's checks get in place of defaults
+    "PlanarFlow": {"max_epochs": 3},
+    "VAE": {"hidden_layer_sizes": (8,), "max_epochs": 1},
+}
 QUICK = {
     **CHECKED_WITH,
     "RelevanceVectorClassifier": {"gamma": 0.01},  # no search
@@ -49,6 +53,7 @@ CHECKS_IN_1_9 = {
     "ProbabilisticPCA": 53,
     "RelevanceVectorClassifier": 63,
     "RelevanceVectorRegressor": 59,
+    "VAE": 47,
     "VariationalLogisticRegression": 63,
 }
 NOT_IN_CHECK_ESTIMATOR = (  # scikit-learn runs these on its own estimators, but check_estimator leaves them out
@@ -72,6 +77,7 @@ OF_ITS_KIND = {
     "ProbabilisticPCA": (*OF_TRANSFORMERS, "check_transformer_n_iter"),
     "RelevanceVectorClassifier": ("check_nonsquare_error",),
     "RelevanceVectorRegressor": ("check_nonsquare_error",),
+    "VAE": (*OF_TRANSFORMERS, "check_transformer_n_iter"),
     "VariationalLogisticRegression": ("check_class_weight_balanced_linear_classifier",),
 }
 ANSWERS = {
@@ -80,6 +86,7 @@ ANSWERS = {
     "ProbabilisticPCA": ("transform", "posterior", "impute", "score_samples", "score", "bic"),
     "RelevanceVectorClassifier": ("predict", "decision_function", "predict_proba", "predict_log_proba"),
     "RelevanceVectorRegressor": ("predict",),
+    "VAE": ("transform", "posterior", "reconstruct", "elbo", "score_samples", "score", "evaluate"),
     "VariationalLogisticRegression": ("predict", "decision_function", "predict_proba", "predict_log_proba"),
 }
 
@@ -478,7 +485,7 @@ def test_data_that_is_refused(cls, X, kind):
 def assert_same_state(model, before):
     assert vars(model).keys() == before.keys()
     for name, value in before.items():
-        assert_array_equal(getattr(model, name), value, err_msg=name)
+        assert_equal(getattr(model, name), value, err_msg=name)
 
 
 def test_sparse_data_is_refused(X):

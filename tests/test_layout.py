@@ -50,7 +50,7 @@ ARROWS = {
     "lvm.fit": ("lvm.estimator lvm.parameters lvm.checkpoint", "numpy tqdm"),
     "lvm.modelfile": ("lvm.__version__ lvm.estimator", "numpy safetensors"),
     "lvm.parameters": ("", "numpy"),
-    "lvm.plotting": ("lvm.estimator", "numpy matplotlib"),
+    "lvm.plotting": ("lvm.estimator", "numpy scipy matplotlib"),
     "lvm.selection": ("lvm.mixture lvm.estimator lvm.kernels.pool", "numpy tqdm"),
     "lvm.starts": ("", "numpy"),
     "lvm.*": (  # a family

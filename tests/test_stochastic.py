@@ -1,6 +1,8 @@
 """The trainer of stochastic models, on models small enough to know their optimum."""
 
 import io
+import threading
+import time
 import warnings
 from pathlib import Path
 
@@ -94,8 +96,11 @@ class Mean:
         Y, mean = self.sizes[B]
         k.random.normal(3, 0, counter, self.eps)
         k.linear.gemm(self.eps, self.scale, self.noise, self.none)
-        k.ppca.center(self.x, batch, mu, Y)
+        k.ppca.center(*self.rows(batch), mu, Y)
         k.linear.gemm(mean, Y, g.reshape(1, 4), self.noise.reshape(4))
+
+    def rows(self, batch):
+        return self.x, batch
 
     def values(self):
         return {"lower_bound": self.validate()}
@@ -311,6 +316,60 @@ def test_steps_are_recorded_unless_they_do_something_on_the_host(same):
     fit.stochastic(Bowl(), fit.Steps(50, same=same), Bowl.parameters, max_epochs=2, learning_rate=0.1)
     assert Bowl.parameters.k.recorded == same
     assert Bowl.parameters.counter[0] == 100
+
+
+class Rows(Mean):
+    """The same where batches are rows themselves; `seen` are those that steps were given."""
+
+    def __init__(self, k, **options):
+        super().__init__(k, **options)
+        self.seen, self.all = [], k.put(np.empty(0, np.int64))
+
+    def rows(self, batch):
+        self.seen.append(batch)
+        return batch, self.all
+
+
+def read_ahead(objective):
+    """Batches of 40 rows of the 150, and a last one of 30; twice. Those of somebody's arrays are left as they are."""
+    X, k = objective.X, objective.parameters.k
+    parts = [X[i : i + 40] for i in range(0, 150, 40)]
+    there = [k.put(x) for x in parts]
+    batches = fit.Ahead(k, lambda: iter(there), 4, {})
+    fit.stochastic(objective, batches, objective.parameters, max_epochs=2, learning_rate=0.01)
+    for x, a in zip(parts, there):
+        assert_array_equal(k.get(a), x)
+
+
+@pytest.mark.parametrize("ahead", [False, True])
+def test_whole_batches_are_stepped_from_one_place_where_steps_are_recorded(ahead, cuda_set, monkeypatch):
+    replays = []
+
+    def capture(step):  # as that of a device: its first call runs the step, others replay it
+        replays.append(0)
+
+        def again():
+            replays[-1] += 1
+            step()
+
+        return again
+
+    run = read_ahead if ahead else lambda objective: train(objective, 40, max_epochs=2)
+    plain, recorded = ((Rows if ahead else Mean)(cuda_set, noise=0.3) for _ in range(2))
+    run(plain)
+    monkeypatch.setattr(cuda_set, "capture", capture)
+    run(recorded)
+    assert replays == [6]
+    assert_same_state(recorded, plain)
+    if ahead:
+        assert [len(batch) for batch in recorded.seen] == 2 * [40, 40, 40, 30]
+        assert len({id(batch) for batch in recorded.seen if len(batch) == 40}) == 1
+
+
+def test_where_nothing_is_recorded_batches_are_stepped_as_they_come():
+    objective = Rows(cpu)
+    read_ahead(objective)
+    assert all(np.shares_memory(batch, objective.X) for batch in objective.seen)
 
 
 def test_another_training_goes_on_where_the_last_one_ended():
@@ -559,3 +618,75 @@ def test_a_training_on_the_device_is_that_on_the_cpu(cuda_set):
         states = [r.parameters.state() for r in runs]
         for name in ("theta", "m", "v", "counters"):
             assert_allclose(states[0][name], states[1][name], rtol=1e-4, atol=1e-5, err_msg=name)
+
+
+# ---------------------------------------------------------------------------------------------------- reading ahead
+def test_batches_that_are_read_ahead_are_those_of_the_numbers():
+    X = np.arange(103.0)[:, None]
+    numbers = fit.Batches(cpu, 103, 25, seed=3)
+    ahead = fit.Ahead(cpu, lambda some: X[some], len(numbers), numbers.settings, numbers)
+    assert (len(ahead), ahead.settings, ahead.same) == (5, numbers.settings, False)
+    for epoch in (1, 0):
+        for batch, some in zip(ahead.epoch(epoch), numbers.epoch(epoch), strict=True):
+            assert_array_equal(batch, X[some])
+    own = fit.Ahead(cpu, lambda: iter(np.array_split(X, 4)), 4, {})
+    assert_array_equal(np.concatenate(list(own.epoch(7))), X)
+
+
+def test_one_batch_is_read_while_the_last_is_worked_on_in_a_thread_of_its_own():
+    read, threads = [], set()
+
+    def items():
+        for i in range(5):
+            threads.add(threading.current_thread())
+            read.append(i)
+            yield i
+
+    for i in fit.Ahead(cpu, items, 5, {}).epoch(0):
+        late = time.monotonic() + 60
+        while len(read) < min(i + 2, 5):  # the next one comes without being asked for
+            assert time.monotonic() < late
+            time.sleep(0.001)
+        assert len(read) <= i + 2  # and no more
+    assert len(threads) == 1
+    assert threading.current_thread() not in threads
+
+
+def test_an_error_while_reading_ahead_is_that_of_the_epoch_and_no_thread_stays():
+    before = threading.active_count()
+
+    def items():
+        yield from range(3)
+        raise OSError("the disk is gone")
+
+    seen = []
+    with pytest.raises(OSError, match="the disk is gone"):
+        seen.extend(fit.Ahead(cpu, items, 4, {}).epoch(0))
+    assert threading.active_count() == before
+    epoch = fit.Ahead(cpu, items, 4, {}).epoch(0)
+    assert next(epoch) == 0
+    epoch.close()
+    assert threading.active_count() == before
+
+
+@pytest.mark.parametrize("how", ["rows", "blocks"])
+def test_a_training_that_reads_ahead_goes_on_with_the_same_bits(how, tmp_path):
+    def run(epochs, **options):
+        objective = digits(500)
+        batches = fit.Batches(cpu, 500, 64, 3)
+        if how == "rows":
+            ahead = fit.Ahead(cpu, lambda some: some.copy(), len(batches), batches.settings, batches)
+        else:
+            ahead = fit.Ahead(cpu, lambda: iter(np.array_split(np.arange(500), 8)), 8, {"blocks": 8})
+        stop = lambda epoch, values: epoch >= epochs
+        p = objective.parameters
+        fit.stochastic(objective, ahead, p, max_epochs=4, learning_rate=0.01, callback=stop, **options)
+        return objective
+
+    want = run(4)
+    run(2, checkpoint=tmp_path / "c")
+    assert_same_state(run(4, checkpoint=tmp_path / "c"), want)
+    if how == "rows":
+        plain = digits(500)
+        train(plain, batch_size=64, seed=3, max_epochs=4)
+        assert_same_state(plain, want)

@@ -11,8 +11,10 @@ from ..shared import checks
 from ..shared.adam import C1, C2, RATE, SCALE, decide, guarded, new_memory, one_less_power
 from ..shared.adam import adam as one_step
 
-BLOCK = 1 << 15  # elements a thread steps at a time
-SQUARES = 1 << 20  # and squares: 0.1 ms, less than waking a thread
+# Elements a thread steps, or squares, at a time. Memory bounds it: of 0.65 million elements two threads took as long as
+# one, and up to twice as long while a thread of BLAS still waited for work
+BLOCK = 1 << 20
+SINGLE = 1 << 15  # elements at most that are stepped in one call, whose cost is that of calls
 
 
 @kernel("T1w T1 T1w T1w i1 T1 T T T T T")
@@ -127,12 +129,12 @@ def descend(theta, g, m, v, counters, control, rate, period, clip, beta1, beta2,
     Else, and what is raised, as `adam`."""
     checks.guarded_step(theta, g, m, v, counters, control)
     numbers = _numbers(theta.dtype.type, rate, period, clip, beta1, beta2, epsilon)
-    if theta.size <= BLOCK:
+    if theta.size <= SINGLE:
         _whole(theta, g, m, v, counters, control, *numbers)
         return
     rate, period, clip, w1, w2, log1, log2, epsilon = numbers
-    parts = np.empty(-(-theta.size // SQUARES))
-    pool.run(lambda b: _square(g[b * SQUARES : (b + 1) * SQUARES], parts[b : b + 1]), len(parts))
+    parts = np.empty(-(-theta.size // BLOCK))
+    pool.run(lambda b: _square(g[b * BLOCK : (b + 1) * BLOCK], parts[b : b + 1]), len(parts))
     _decide(parts, counters, control, rate, period, clip, log1, log2)
 
     def block(b):

@@ -12,14 +12,20 @@ group takes its own part of every slab and sums a tile of its own, of which a th
 At the end the groups' tiles are added in order, so results repeat to the bit. A product of a small layer has few tiles,
 so they are small: 128 x 784 x 512 makes 128, one for each multiprocessor of an H200. Its eight warps are the groups:
 each reuses its registers as the one warp of a plain kernel would, and eight of them hide each other's waiting.
+
+`back`: a block has 32 columns and up to RUN rows, one in BACK/32 of these for each warp. Sums of several runs are added
+up by the same kernel, in order.
 """
+
+import functools
+import threading
 
 import numpy as np
 
 from ..shared import checks
-from ..shared.activations import ACTIVATIONS, activate
+from ..shared.activations import ACTIVATIONS, activate, slope
 from . import cublas
-from .api import cuda, kernel
+from .api import cuda, empty, kernel
 
 # Both are estimates until measured.
 MANY_TILES = 132  # large tiles are for products with as many of them: one for each multiprocessor of an H100 or H200
@@ -29,6 +35,8 @@ THREADS = 256
 SMALL = 32, 16, 64, 8  # BM, BN, BK, SLICES
 LARGE = 64, 64, 16, 1
 TM, TN = 4, 4
+BACK = 512  # threads of a block of `back`
+RUN = 128  # rows that it has, more where there are more than RUN² in all
 uint32 = np.uint32  # of an index: numba need not see to its being negative
 WHICH = {name: i for i, name in enumerate(ACTIVATIONS)}
 
@@ -157,3 +165,51 @@ def gemm(A, B, C, bias, transpose="nn", activation="identity"):
     tile = LARGE if -(-M // LARGE[0]) * -(-N // LARGE[1]) >= MANY_TILES else SMALL
     blocks = -(-M // tile[0]), -(-N // tile[1])
     _products[transpose, tile](blocks, THREADS, A, B, bias, WHICH[activation], C)
+
+
+@kernel("T2 i i T2w T2w")
+def _back(H, activation, rows, delta, sums):
+    """A block has 32 columns of `rows` rows, a warp some of these, a thread a column of them.   sums (P,N)"""
+    shared = cuda.shared.array(BACK, delta.dtype)
+    t, T, j = cuda.threadIdx.x, delta.dtype.type, cuda.blockIdx.x * 32 + (cuda.threadIdx.x & 31)
+    first, total = cuda.blockIdx.y * rows, T(0)
+    if j < delta.shape[1]:
+        for n in range(first + (t >> 5), min(first + rows, delta.shape[0]), BACK >> 5):
+            x = delta[uint32(n), uint32(j)]
+            if activation:
+                x *= slope(activation, H[uint32(n), uint32(j)])
+                delta[uint32(n), uint32(j)] = x
+            total += x
+    shared[t] = total
+    cuda.syncthreads()
+    if t < 32 and j < delta.shape[1]:
+        for i in range(t + 32, BACK, 32):
+            total += shared[i]
+        sums[cuda.blockIdx.y, uint32(j)] = total
+
+
+@functools.cache
+def _memory(log_size, dtype):
+    """2^log_size numbers for sums of runs of rows. Kept for good: a recorded graph goes on using them."""
+    return empty(1 << log_size, dtype)
+
+
+_one_at_a_time = threading.Lock()  # of those who have queued sums in _memory, and not yet what adds them up
+
+
+def back(H, delta, db, activation="identity"):
+    """delta <- delta f'(A) and db = sum of its rows, for H = f(A): the slopes in A and in the bias, of those in H.
+
+    H, delta (B,N), db (N,): C-contiguous, all float32 or all float64. With activation="identity" H may be (0,N).
+    activation: as in `gemm`. f' is made of H; where f saturates it is as exact as 1 - H is.
+    """
+    B, N = delta.shape
+    rows, strips, db = max(RUN, -(-B // RUN)), -(-N // 32), db.reshape(1, N)
+    P = -(-B // rows)
+    if P <= 1:
+        _back((strips, 1), BACK, H, WHICH[activation], rows, delta, db)
+        return
+    with _one_at_a_time:
+        sums = _memory((P * N - 1).bit_length(), delta.dtype)[: P * N].reshape(P, N)
+        _back((strips, P), BACK, H, WHICH[activation], rows, delta, sums)
+        _back((strips, 1), BACK, sums, 0, P, sums, db)
