@@ -400,7 +400,8 @@ class _Recorded:
 
     def _begin(self, batch):
         place = batch if self.same else self.k.empty(batch.shape, batch.dtype)
-        once = lambda: self.step(place)
+        step = self.step  # (a function that knew of self would keep all alive)
+        once = lambda: step(place)
         self.again = self.k.capture(once)
         if self.again is not once:  # else nothing is recorded, and a copy not worth its time
             self.place = place

@@ -1003,7 +1003,7 @@ def plot_reconstructions(model, X, *, shape=None, ax=None, max_images: int = 10)
 
 def _prior(model, what):
     """How many independent standard normal numbers the model makes a row of."""
-    if getattr(model, "likelihood", None) == "autoencoder":
+    if getattr(model, "architecture_", {}).get("likelihood") == "squared":
         raise ValueError(f'{what} needs a prior of z, and likelihood="autoencoder" has none. Try plot_reconstructions.')
     return len(model.get_feature_names_out())
 
@@ -1105,7 +1105,7 @@ def plot_latent(model, X, y=None, *, dimensions=None, ax=None, max_points: int =
             box = {"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": colour}
             style = {"ha": "center", "va": "center", "fontsize": "small", "bbox": box, "zorder": 4, "clip_on": True}
             ax.text(*np.median(Z[of_class][:, [i, j]], axis=0), str(name), **style)
-    if getattr(model, "likelihood", "autoencoder") != "autoencoder":
+    if getattr(model, "architecture_", {}).get("likelihood", "squared") != "squared":
         ax.plot(*ellipse([0, 0], np.eye(2), RADIUS).T, "--", color="#444444", linewidth=0.8, label="prior, 68 %")
     ax.set_aspect("equal", adjustable="datalim")
     ax.set_xlabel(f"dimension {i} (variance of the means {variances[i]:.2g})")

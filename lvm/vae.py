@@ -25,7 +25,7 @@ from .estimator import (
     warn,
 )
 from .fit import SCHEDULES, Ahead, Batches, held_out, stochastic
-from .objectives.vae import Architecture, Bound, Net, linear_bound, log_mean
+from .objectives.vae import Architecture, Bound, Net, linear_bound, log_mean, log_variance
 from .parameters import Parameters
 
 ACTIVATIONS = ("relu", "tanh", "softplus", "leaky_relu")
@@ -35,7 +35,7 @@ MEANS = ("linear", "sigmoid")
 KLS = ("auto", "analytic", "monte_carlo", "entropy")
 GRADIENTS = ("total", "path", "doubly")
 STEPS = 100  # at least, of an epoch
-ROOM = 4096  # samples that answers decode at a time
+ROOM = 4096, 1 << 22  # samples that answers decode at a time, and numbers of a layer: at most
 DRAWS = 256  # for moments of a posterior with planar layers
 BLOCK = 1 << 20  # numbers of X that are looked at together
 ACTIVE = 0.01  # variance of a posterior mean over the rows above which a unit is active (Burda et al. 2016)
@@ -213,7 +213,8 @@ class VAE(Transformer):
     -----
     A Gaussian likelihood has no maximum where columns are constant, or z can hold each row: training then goes where
     the bounds of the log-variances (20 either way, of standardised columns) leave it. float32 data are fitted in
-    float32, all else in float64. Memory maps are read batch by batch, ahead of the work. Ctrl-C ends training after the
+    float32, all else in float64. Memory maps of float32 or float64 rows are read batch by batch, ahead of the work;
+    others, as of uint8, are converted as a whole. Ctrl-C ends training after the
     last whole epoch and raises; the model is that of this epoch, or with early_stopping of the best one. A step that is
     not finite is undone and the rate halved. A checkpoint is written every 30 seconds and at the end, and a fit with
     the same parameters and data that finds one goes on from it, with the same bits as if it had never stopped. It needs
@@ -356,6 +357,11 @@ class VAE(Transformer):
                 'likelihood="autoencoder" has no distribution of z: n_flow_layers must be 0, n_samples and '
                 f"n_importance 1, got {self.n_flow_layers}, {self.n_samples} and {self.n_importance}."
             )
+        if self.binarize is not None and self.likelihood != "bernoulli" and self.mean != "sigmoid":
+            raise ValueError(
+                f'binarize={self.binarize!r} is for pixels: for likelihood="bernoulli", or mean="sigmoid". Got '
+                f"likelihood={self.likelihood!r}, mean={self.mean!r}."
+            )
         if self.kl in ("analytic", "entropy") and self.n_importance > 1:
             raise ValueError(
                 f'kl must be "monte_carlo" with n_importance={self.n_importance}: each sample needs a weight of its '
@@ -388,33 +394,36 @@ class VAE(Transformer):
 
         X may be larger than memory: a memory map, or a function without arguments that gives an iterable of blocks
         (n,D), all rows anew each time it is called (some times before training, and once for each epoch, in a thread of
-        its own; the rows are taken in the order in which they come)."""
+        its own, for which Ctrl-C waits; the rows are taken in the order in which they come)."""
         self._check_params()
         rng = self._rng()
         rows, names = self._source(X)
         look = _Look(rows, self)
         a = self._architecture(look.D)
         mean, scale = self._standard(look)
-        p = Parameters(kernels.load("cpu"), a.shapes(), look.T)
-        p.assign(self._start(a, look, mean, scale, rng))
-        self._train(X, rows, names, look, a, p, mean, scale, rng, whole=True)
+        values = self._start(a, look, mean, scale, rng)
+        self._train(rows, names, look, a, values, mean, scale, rng)
         return self
 
     def partial_fit(self, X, y=None) -> "VAE":
         """Go on training by one pass over X (N,D), at the learning rate as it is. Returns self.
 
         The first call makes the start and what X is standardised with, as `fit` does; a call after `fit` goes on with
-        its weights, in the same architecture. Adam's memory is kept from call to call, but not in files."""
+        its weights, in the same architecture. Adam's memory is kept from call to call, but not in files. The weight of
+        the KL rises over the first kl_warmup_steps of a model that was begun here, and is 1 for one from fit or a file.
+        The checkpoint is for fit."""
         self._check_params()
+        if callable(X):
+            raise TypeError("partial_fit takes rows X (N,D). Call it for each block, or fit(function of blocks).")
+        rng = check_random_state(self.random_state)
         if not self.__sklearn_is_fitted__():
-            rng = self._rng()
-            rows, names = self._source(X)
+            rows, names = self._check_fit_X(X, min_samples=2)
             look = _Look(rows, self)
             a = self._architecture(look.D)
             mean, scale = self._standard(look)
-            values = self._start(a, look, mean, scale, rng)
+            values, state = self._start(a, look, mean, scale, rng), {"warm": np.array(self.kl_warmup_steps)}
         else:
-            names, rng = self.__dict__.get("feature_names_in_"), self._rng()
+            names, state = self.__dict__.get("feature_names_in_"), getattr(self, "optimizer_state_", {"warm": 0})
             a, mean, scale = self._a, self.mean_, self.scale_
             if self._architecture(a.n_features) != a:
                 raise ValueError(
@@ -424,11 +433,7 @@ class VAE(Transformer):
             T = self.parameters_.dtype
             rows = self._check_X(X).astype(T, copy=False)
             look, values = _Look(rows, self), self.weights_
-        p = Parameters(kernels.load("cpu"), a.shapes(), look.T)
-        p.assign(values)
-        if hasattr(self, "optimizer_state_"):
-            p.restore(self.optimizer_state_)
-        self._train(X, rows, names, look, a, p, mean, scale, rng, whole=False)
+        self._train(rows, names, look, a, values, mean, scale, rng, state)
         return self
 
     def _rng(self):
@@ -527,16 +532,16 @@ class VAE(Transformer):
             values["output_bias"][a.n_features :] = r
         return values
 
-    def _train(self, X, rows, names, look, a, start, mean, scale, rng, whole):
-        """Train from the parameters `start`, all epochs, or one."""
-        T, blocks = look.T, callable(rows)
+    def _train(self, rows, names, look, a, values, mean, scale, rng, state=None):
+        """Train from the weights `values`: all epochs, or where there is a `state` to go on from, one."""
+        T, blocks, whole = look.T, callable(rows), state is None
         seeds = rng.integers(2**63, size=2)
         before = 0 if whole else self.__dict__.get("n_iter_", 0)
         seed, order = int(seeds[0]), (int(seeds[1]) + before) % 2**63
-        numbers, held = np.arange(look.N), np.arange(0)
+        numbers, held = None, np.arange(0)
         if self.early_stopping and whole:
-            numbers, held = held_out(numbers, self.validation_fraction, rng)
-        n = len(numbers)
+            numbers, held = held_out(np.arange(look.N), self.validation_fraction, rng)
+        n = look.N - len(held)
         size = min(self.batch_size, n)
         passes = -(-STEPS // -(-n // size)) if whole and not blocks else 1
         epochs = self.max_epochs if whole else 1
@@ -544,8 +549,10 @@ class VAE(Transformer):
         weights = sum(math.prod(s) for s in a.shapes().values())
         k = self._kernels(6 * n * S * weights * passes * epochs, None if blocks else rows)
         p = Parameters(k, a.shapes(), T)
-        p.restore(start.state())
-        shuffled = Batches(k, n, size, order, numbers if len(held) else None, passes)
+        p.assign(values)
+        if state is not None and "m" in state:
+            p.restore(state | {"theta": p.state()["theta"]})
+        shuffled = Batches(k, 0 if blocks else n, size, order, numbers, passes)
         settings: dict[str, Any] = {**shuffled.settings, "held": len(held)}
         resident = not blocks and not _on_disk(rows)
         read = lambda some: np.take(rows, some, axis=0)
@@ -554,8 +561,8 @@ class VAE(Transformer):
         elif blocks:
             batches = Ahead(k, lambda: _cut(rows, size, look.N), -(-n // size), settings)
         else:
-            numbers_of = Batches(kernels.load("cpu"), n, size, order, numbers if len(held) else None, passes)
-            batches = Ahead(k, read, len(shuffled), settings, numbers_of)
+            on_host = Batches(kernels.load("cpu"), n, size, order, numbers, passes)
+            batches = Ahead(k, read, len(shuffled), settings, on_host)
         held_batches = lambda: (
             k.put(some if resident else read(some)) for some in (held[i : i + size] for i in range(0, len(held), size))
         )
@@ -563,7 +570,7 @@ class VAE(Transformer):
         if kl == "auto":
             formula = a.flow == 0 and self.n_importance == 1 and self.gradient == "total"
             kl = "analytic" if formula else "monte_carlo"
-        warm = min(self.kl_warmup_steps, epochs * len(batches)) if whole else self.kl_warmup_steps
+        warm = min(self.kl_warmup_steps, epochs * len(batches)) if state is None else int(state["warm"])
         objective = Bound(
             k,
             a,
@@ -615,7 +622,7 @@ class VAE(Transformer):
         found, history = p.get(), training.history
         if before:
             old = self.__dict__.get("history_", {})
-            history = {name: [*old.get(name, []), *values] for name, values in history.items()}
+            history = old | {name: [*old.get(name, []), *values] for name, values in history.items()}
         bounds = training.history["lower_bound"]
         fitted = {
             "parameters_": np.concatenate([found[name].reshape(-1) for name in a.shapes()]),
@@ -625,7 +632,8 @@ class VAE(Transformer):
             "lower_bound_": float(training.bound),
             "lower_bounds_": [*(self.lower_bounds_ if before else []), *bounds],
             "history_": history,
-            "optimizer_state_": p.state(),
+            "optimizer_state_": {name: x for name, x in p.state().items() if name != "theta"}
+            | {"warm": np.array(0 if whole else warm)},
             "n_iter_": before + training.n_epochs,
             "converged_": whole
             and (training.converged or (self.n_epochs_no_change is None and training.n_epochs == self.max_epochs)),
@@ -676,8 +684,7 @@ class VAE(Transformer):
         rho = self.weights_.get("rho")
         if rho is None:
             raise AttributeError('Only noise="isotropic" and noise="diagonal" have a noise_variance_.')
-        c = kernels.load("cpu").vae.LARGEST
-        var = np.exp(c * np.tanh(rho.astype(float) / c)) * self.scale_.astype(float)[: len(rho)] ** 2
+        var = np.exp(log_variance(kernels.load("cpu"), rho.astype(float))) * self.scale_.astype(float)[: len(rho)] ** 2
         return float(var[0]) if self.architecture_["likelihood"] == "isotropic" else var
 
     def _check_state(self):
@@ -691,6 +698,8 @@ class VAE(Transformer):
         fits = fits and all(type(size) is int and 0 < size < 2**31 for size in sizes) and 0 <= got["flow"] < 2**31
         if not fits or got["n_features"] != self.n_features_in_ or got["binarize"] not in k.BINARIZE:
             raise ValueError("architecture_ is not that of a VAE")
+        if (got["likelihood"] == "squared" and got["flow"] > 0) or (got["flow"] == 0 and not got["amortised"]):
+            raise ValueError("architecture_ has planar layers where there can be none")
         if got["activation"] not in ACTIVATIONS or got["likelihood"] not in k.LIKELIHOODS:
             raise ValueError("architecture_ has an activation or likelihood that is not known")
         size = sum(math.prod(shape) for shape in self._a.shapes().values())
@@ -703,6 +712,12 @@ class VAE(Transformer):
             raise ValueError(
                 f'{what} needs a density, and likelihood="autoencoder" has none. Try likelihood="gaussian".'
             )
+
+    @property
+    def _room(self):
+        """Samples that answers take at a time."""
+        a = self._a
+        return max(1, min(ROOM[0], ROOM[1] // max(a.n_features, a.head, a.output, *a.encoder, *a.decoder)))
 
     def _net(self, T, B, S):
         """The kernel set, and the nets on it with room for B rows with S samples of each."""
@@ -728,7 +743,7 @@ class VAE(Transformer):
 
     def _heads(self, X):
         """What the encoder puts out for each row of X, (N,P), in X's dtype."""
-        size = min(len(X), ROOM)
+        size = min(len(X), self._room)
         k, net = self._net(X.dtype, size, 1)
         out = np.empty((len(X), self._a.head), X.dtype)
         for i in range(0, len(X), size):
@@ -741,12 +756,11 @@ class VAE(Transformer):
         a, d = self._a, self.architecture_["n_components"]
         head = self._heads(X)
         if a.flow == 0:
-            c = kernels.load("cpu").vae.LARGEST
-            return head[:, :d], np.exp(c * np.tanh(head[:, d : 2 * d] / c))
+            return head[:, :d], np.exp(log_variance(kernels.load("cpu"), head[:, d : 2 * d]))
         eps = np.empty((DRAWS // 2, d), X.dtype)
         kernels.load("cpu").random.normal(0, ANSWER, 0, eps)  # whatever random_state is: a mean is no draw
         eps = np.concatenate([eps, -eps])
-        size = max(1, ROOM // DRAWS)
+        size = max(1, self._room // DRAWS)
         k, net = self._net(X.dtype, size, DRAWS)
         mean, var, noise = np.empty((len(X), d), X.dtype), np.empty((len(X), d), X.dtype), k.put(eps)
         for i in range(0, len(X), size):
@@ -783,7 +797,7 @@ class VAE(Transformer):
         a, T = self._a, Z.dtype
         if Z.shape[1] != a.n_components:
             raise ValueError(f"Z must have {a.n_components} columns, got {Z.shape[1]}.")
-        size, D, c = min(len(Z), ROOM), a.n_features, kernels.load("cpu").vae.LARGEST
+        size, D = min(len(Z), self._room), a.n_features
         k, net = self._net(T, size, 1)
         out = np.empty((len(Z), a.output), T)
         for i in range(0, len(Z), size):
@@ -794,7 +808,7 @@ class VAE(Transformer):
         scale, sd = self.scale_.astype(T), None
         if a.likelihood not in ("bernoulli", "squared"):
             r = out[:, D:] if a.likelihood == "network" else self.weights_["rho"].astype(T)
-            sd = np.exp(c / 2 * np.tanh(r / c)) * scale
+            sd = np.exp(0.5 * log_variance(k, r)) * scale
         return m * scale + self.mean_.astype(T), sd
 
     def reconstruct(self, X) -> np.ndarray:
@@ -827,8 +841,8 @@ class VAE(Transformer):
         noise = np.empty((n, a.n_components), T)
         seed = int(check_random_state(self.random_state).integers(2**63))
         kernels.load("cpu").random.normal(seed, ANSWER, 0, noise)
-        S = min(n, ROOM // 2)
-        size = max(1, min(len(X), ROOM // S))
+        S = min(n, max(1, self._room // 2))
+        size = max(1, min(len(X), self._room // S))
         k, net = self._net(T, size, S)
         constant = 0.0
         if a.likelihood != "bernoulli":
@@ -854,8 +868,8 @@ class VAE(Transformer):
         theta = {name: w.astype(float) for name, w in self.weights_.items()}
         k, constant = kernels.load("cpu"), float(np.log(self.scale_.astype(float)).sum())
         px, extra = np.empty(len(X)), np.empty(len(X))
-        for i in range(0, len(X), ROOM):
-            some = slice(i, i + ROOM)
+        for i in range(0, len(X), self._room):
+            some = slice(i, i + self._room)
             x = self._inputs(X[some].astype(float))
             l, kl = linear_bound(k, a, theta, x, self._heads(X[some].astype(float)))
             px[some], extra[some] = l - constant, -kl
@@ -898,9 +912,11 @@ class VAE(Transformer):
     def score(self, X, y=None, n_importance=100) -> float:
         """The mean of `score_samples`, in nats per row. Of "autoencoder" minus half of the mean squared error."""
         if self.__sklearn_is_fitted__() and self.architecture_["likelihood"] == "squared":
-            X = self._check_X(X)
-            difference = X.astype(float) - self.reconstruct(X)
-            return float(-0.5 * (difference**2).sum(axis=1).mean())
+            X, total = self._check_X(X), 0.0
+            for x in _slices(X):
+                x = x if self.architecture_["binarize"] is None else self._inputs(x)
+                total += float(((x - self._decoded(self._heads(x))[0]).astype(float) ** 2).sum())
+            return -0.5 * total / len(X)
         return float(np.mean(np.asarray(self.score_samples(X, n_importance), float)))
 
     def evaluate(self, X, n_importance=100) -> Evaluation:
@@ -934,6 +950,8 @@ class _Look:
         for x in rows() if callable(rows) else _slices(rows):
             if pixels:
                 _check_pixels(x, self.N)
+            if model.binarize == "threshold":
+                x = (x > 0.5).astype(x.dtype)
             n, self.T, self.D = len(x), x.dtype, x.shape[1]
             with np.errstate(over="ignore", invalid="ignore"):
                 mean = x.mean(axis=0, dtype=float)  # the mean of all is that of the parts: Chan et al. 1983
@@ -979,7 +997,7 @@ def _cut(blocks: Callable[[], Iterator[np.ndarray]], size: int, N: int) -> Itera
         n += len(block)
         x = block if left is None or not len(left) else np.concatenate([left, block])
         whole = len(x) // size * size
-        yield from (np.ascontiguousarray(x[i : i + size]) for i in range(0, whole, size))
+        yield from (np.array(x[i : i + size]) for i in range(0, whole, size))  # the block may be filled anew meanwhile
         left = x[whole:].copy()
     if n != N:
         raise ValueError(

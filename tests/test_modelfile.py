@@ -1344,6 +1344,8 @@ FORGED_VAES = [
         for value in values
     ),
     (nets(activation="sigmoid"), "architecture_ has an activation or likelihood that is not known"),
+    (nets(likelihood="squared", flow=10**6), "architecture_ has planar layers where there can be none"),
+    (nets(flow=0, amortised=False), "architecture_ has planar layers where there can be none"),
     (nets(likelihood="gaussian"), "architecture_ has an activation or likelihood that is not known"),
     (nets(likelihood="isotropic"), "parameters_ must have .* elements, got"),
     (nets(encoder=[6]), "parameters_ must have .* elements, got"),

@@ -279,7 +279,7 @@ def test_answers_are_the_same_by_pieces(monkeypatch):
         ask = lambda m=model, x=X: [m.transform(x), m.reconstruct(x), m.elbo(x, 50), m.score_samples(x, 50)]
         whole = ask()
         with monkeypatch.context() as patch:
-            patch.setattr(lvm.vae, "ROOM", 60)  # less than the samples of two rows, fewer than those of one
+            patch.setattr(lvm.vae, "ROOM", (60, 1 << 22))  # less than the samples of two rows, fewer than those of one
             for a, b in zip(ask(), whole):
                 assert_allclose(a, b, rtol=1e-10, atol=1e-10)
 
@@ -381,7 +381,7 @@ def test_every_likelihood_learns_more_than_columns_of_their_own():
         bounds = model.lower_bounds_
         assert bounds[0] < bounds[2] < bounds[-1], params
         assert bounds[-1] > alone[least], params
-        assert_allclose(model.score(X), bounds[-1], atol=4)
+        assert_allclose(model.score(X), bounds[-1], **({"rtol": 0.1} if least == "autoencoder" else {"atol": 4}))
         assert model.parameters_.dtype == np.float32
 
 
@@ -485,7 +485,7 @@ def test_pixels_are_drawn_afresh_in_each_step():
 
 
 def test_pixels_beyond_0_and_1_are_refused():
-    for params in ({"likelihood": "bernoulli"}, {"mean": "sigmoid"}, {"binarize": "dynamic"}):
+    for params in ({"likelihood": "bernoulli"}, {"mean": "sigmoid"}, {"mean": "sigmoid", "binarize": "dynamic"}):
         model = small(**params).fit(PIXELS)
         before = state(model)
         for bad, value, advice in ((3, "3", "X / 3"), (-0.5, "-0.5", "(X - X.min()) / (X.max() - X.min())")):
@@ -505,6 +505,14 @@ def test_pixels_beyond_0_and_1_are_refused():
 
 
 # ------------------------------------------------------------------------------------------------ autoencoders
+def test_the_score_of_an_autoencoder_is_of_what_it_was_trained_on():
+    X, params = PIXELS[:, 18:24], {"likelihood": "autoencoder", "mean": "sigmoid", "max_epochs": 3}
+    grey = small(binarize="threshold", **params).fit(X)
+    black = small(**params).fit((X > 0.5).astype(float))
+    assert_array_equal(grey.parameters_, black.parameters_)
+    assert_allclose(grey.score(X), black.score((X > 0.5).astype(float)), rtol=1e-12)
+
+
 def test_an_autoencoder_has_codes_and_no_density():
     model = small(likelihood="autoencoder", n_components=3, max_epochs=20).fit(IRIS)
     Z = model.transform(IRIS)
@@ -653,6 +661,35 @@ def test_partial_fit_goes_on_from_a_fit_and_from_a_file(tmp_path):
     assert_same_state(state(first), state(small().fit(IRIS)))
 
 
+def test_the_kl_rises_once(tmp_path):
+    """After a fit, or from a file, it counts whole; in a model begun by partial_fit it rises over its first steps."""
+    make = lambda steps: small(kl_warmup_steps=steps, batch_size=50)
+    fitted, plain = make(10**6).fit(IRIS), make(0).fit(IRIS)
+    fitted.save(tmp_path / "m")
+    for model in (fitted, lvm.load(tmp_path / "m")):
+        state_ = getattr(model, "optimizer_state_", {})
+        model.optimizer_state_, want = state_, copy.deepcopy(plain)
+        want.parameters_, want.optimizer_state_ = model.parameters_.copy(), copy.deepcopy(state_)
+        if not state_:
+            del model.optimizer_state_, want.optimizer_state_
+        assert_array_equal(model.partial_fit(IRIS).parameters_, want.partial_fit(IRIS).parameters_)
+    begun = [make(steps).partial_fit(IRIS).partial_fit(IRIS).parameters_ for steps in (0, 3, 6)]
+    assert np.any(begun[0] != begun[1])
+    assert np.any(begun[1] != begun[2])  # the second call is in the rise, too
+
+
+def test_partial_fit_begins_at_weights_as_they_are():
+    model = small().fit(IRIS)
+    model.weights_["output_bias"][:] = 99
+    model.partial_fit(IRIS)
+    assert_allclose(model.weights_["output_bias"], 99, atol=0.5)
+
+
+def test_partial_fit_takes_rows_alone():
+    with pytest.raises(TypeError, match=r"^partial_fit takes rows X \(N,D\)\. Call it for each block"):
+        small().partial_fit(lambda: [IRIS])
+
+
 def test_calls_on_one_batch_are_the_steps_of_a_fit():
     """Adam's memory and all: an autoencoder has no noise."""
     model = small(likelihood="autoencoder", batch_size=150, schedule="constant", max_epochs=1)
@@ -683,7 +720,6 @@ def test_partial_fit_takes_what_fits_the_model_alone():
         ("likelihood", "autoencoder"),
         ("noise", "network"),
         ("mean", "sigmoid"),
-        ("binarize", "threshold"),
         ("n_flow_layers", 1),
     ):
         was = getattr(model, name)
@@ -723,7 +759,7 @@ def test_a_training_that_goes_on_has_the_bits_of_one_that_never_stopped(how, tmp
 
 def test_a_checkpoint_of_another_training_is_refused(tmp_path):
     path, X = tmp_path / "c", PIXELS[:, 18:24]
-    make = lambda: small(checkpoint=path, batch_size=100, kl="monte_carlo")
+    make = lambda: small(checkpoint=path, batch_size=100, kl="monte_carlo", mean="sigmoid")
     make().fit(X)
     said = "^The checkpoint '.*c' is of another training: "
     for name, value in (
@@ -735,7 +771,7 @@ def test_a_checkpoint_of_another_training_is_refused(tmp_path):
         ("likelihood", "autoencoder"),
         ("noise", "diagonal"),
         ("noise", "network"),
-        ("mean", "sigmoid"),
+        ("mean", "linear"),
         ("binarize", "dynamic"),
         ("n_flow_layers", 1),
         ("kl", "entropy"),
@@ -753,7 +789,7 @@ def test_a_checkpoint_of_another_training_is_refused(tmp_path):
     ):
         with pytest.raises(ValueError, match=said):
             make().set_params(**{name: value}).fit(X)
-    for other in (X * 2, X[:299], X.astype(np.float32), X[:, :5], X[::-1] ** 2):
+    for other in (X / 2, X[:299], X.astype(np.float32), X[:, :5], X[::-1] ** 2):
         with pytest.raises(ValueError, match=said):
             make().fit(other)
     make().fit(X)  # as it was
@@ -893,6 +929,20 @@ def test_blocks_are_their_rows_however_they_are_cut():
     want = small(batch_size=1000, max_epochs=1, schedule="constant").fit(IRIS)  # of a hundred passes
     assert_allclose(one.elbo(IRIS), want.elbo(IRIS), rtol=0.2)
     assert_allclose(np.mean(one.lower_bounds_), want.lower_bound_, rtol=0.05)
+
+
+def test_a_function_of_blocks_may_fill_one_array_again_and_again():
+    """The next block is read while a batch is worked on."""
+    X = rng().standard_normal((600, 500)).astype(np.float32)
+
+    def refilled():
+        block = np.empty((100, 500), np.float32)
+        for i in range(0, 600, 100):
+            block[:] = X[i : i + 100]
+            yield block
+
+    make = lambda: small(batch_size=100, max_epochs=20)
+    assert_array_equal(make().fit(refilled).parameters_, make().fit(lambda: [X]).parameters_)
 
 
 def test_rows_that_come_in_blocks_have_names():
@@ -1134,6 +1184,7 @@ def test_wrong_parameters_are_refused_by_name_and_change_nothing(name):
         ({"likelihood": "autoencoder", "n_samples": 2}, 'likelihood="autoencoder" has no distribution of z: n_flow_la'),
         ({"likelihood": "autoencoder", "n_importance": 2}, 'likelihood="autoencoder" has no distribution of z: n_flow'),
         ({"likelihood": "autoencoder", "gradient": "path"}, "gradient='path' takes the slope of log q by the samples"),
+        ({"binarize": "threshold"}, 'binarize=\'threshold\' is for pixels: for likelihood="bernoulli", or mean="sigm'),
         ({"kl": "analytic", "n_importance": 2}, 'kl must be "monte_carlo" with n_importance=2: each sample needs a w'),
         ({"kl": "entropy", "n_importance": 2}, 'kl must be "monte_carlo" with n_importance=2: each sample needs a we'),
         ({"kl": "analytic", "n_flow_layers": 1}, 'kl must be "monte_carlo" or "entropy" with planar layers: their KL'),

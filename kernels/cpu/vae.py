@@ -36,6 +36,7 @@ from ..shared.vae import (
     gaussian,
     log_variance,
     mean_of,
+    shares,
     warmed,
 )
 
@@ -189,9 +190,8 @@ def _sample_back(head, eps, flow, hs, Z, dZ, c, whole, kl, path, counter, warm, 
                 bu[k, j] = T(0)
         total = T(0)
         for i in range(n * S, (n + 1) * S):
-            e, share = eps[i % len(eps)], T(1) - beta * (T(1) - c[i] / whole) if path else T(1)
-            weight = T(0) if kl == ANALYTIC else beta * c[i] * share
-            total += T(0) if path else weight
+            e, (share, weight, more) = eps[i % len(eps)], shares(c[i], whole, kl, path, beta)
+            total += more
             for j in range(d):
                 z[j] = Z[i, j]
                 bz[j] = share * dZ[i, j] + weight * z[j]
@@ -207,8 +207,8 @@ def _sample_back(head, eps, flow, hs, Z, dZ, c, whole, kl, path, counter, warm, 
                     z[j] -= h * row[j]
                     slope += row[j] * bz[j]
                     g[j] += h * bz[j]
-                ba, more = planar_back(h, s, row[d], row[d + 1], slope, -weight, 0)
-                bm[k] += more
+                ba, m = planar_back(h, s, row[d], row[d + 1], slope, -weight, 0)
+                bm[k] += m
                 back[at + d] += ba
                 for j in range(d):
                     bw[j] += ba * z[j]
@@ -216,8 +216,6 @@ def _sample_back(head, eps, flow, hs, Z, dZ, c, whole, kl, path, counter, warm, 
             for j in range(d):
                 dmu[j] += bz[j]
                 dr[j] += T(0.5) * sd[j] * e[j] * bz[j]
-            if kl == ANALYTIC:
-                total += beta * c[i]
         for j in range(d):
             _, slope = log_variance(r[j])
             if kl == ANALYTIC:

@@ -38,6 +38,7 @@ from ..shared.vae import (
     gaussian,
     log_variance,
     mean_of,
+    shares,
     warmed,
 )
 from .api import cuda, device_function, kernel
@@ -153,15 +154,6 @@ def sample(head, eps, flow, S, kl, Z, extra, hs):
     _sample(blocks, GROUPS, head, eps, flow, S, kl, bits, Z, extra, hs)
 
 
-@device_function
-def _share(c, whole, kl, path, beta):
-    """What the decoder's slopes in z count, and what log q and log p(z) do in those of z and of the log-variances."""
-    T = type(c)
-    share = T(1) - beta * (T(1) - c / whole) if path else T(1)
-    weight = T(0) if kl == ANALYTIC else beta * c * share
-    return share, weight, beta * c if kl == ANALYTIC else T(0) if path else weight
-
-
 @kernel("T2 T2 T2 T2 T2 T2 T1 T i i i1 T i T1w T2w T2w")
 def _sample_back(head, eps, flow, hs, Z, dZ, c, whole, kl, path, counter, warm, bits, work, dhead, dflow):
     """Where there are layers, a thread keeps its columns of all z and of the slopes in them in `work` (2,M,d)."""
@@ -173,7 +165,7 @@ def _sample_back(head, eps, flow, hs, Z, dZ, c, whole, kl, path, counter, warm, 
     beta = warmed(T(counter[0]), warm)
     if K > 0 and there:
         for i in range(first, first + S):
-            share, weight, _ = _share(c[uint32(i)], whole, kl, path, beta)
+            share, weight, _ = shares(c[uint32(i)], whole, kl, path, beta)
             for j in range(lane, d, size):
                 z = Z[uint32(i), uint32(j)]
                 work[uint32(i * d + j)] = z
@@ -200,7 +192,7 @@ def _sample_back(head, eps, flow, hs, Z, dZ, c, whole, kl, path, counter, warm, 
                 if there:
                     work[uint32(i * d + j)] -= h * v
                     back[n, uint32(u + j)] += h * b
-            _, weight, _ = _share(c[uint32(i)], whole, kl, path, beta)
+            _, weight, _ = shares(c[uint32(i)], whole, kl, path, beta)
             ba, more = planar_back(h, s, m, sigma, _across(slope, bits), -weight, 0)
             bm += more
             bb += ba
@@ -225,7 +217,7 @@ def _sample_back(head, eps, flow, hs, Z, dZ, c, whole, kl, path, counter, warm, 
             inverse = T(1) / sd
             for i in range(first, first + S):
                 e = eps[uint32(i % eps.shape[0]), uint32(j)]
-                share, weight, of = _share(c[uint32(i)], whole, kl, path, beta)
+                share, weight, of = shares(c[uint32(i)], whole, kl, path, beta)
                 if K > 0:
                     b = work[uint32(slopes + i * d + j)]
                 else:

@@ -7,8 +7,8 @@ ANALYTIC, MONTE_CARLO, ENTROPY = range(3)  # how the bound has its KL
 KLS = ("analytic", "monte_carlo", "entropy")
 BERNOULLI, ISOTROPIC, DIAGONAL, NETWORK, SQUARED = range(5)  # what the decoder's output is for
 LIKELIHOODS = ("bernoulli", "isotropic", "diagonal", "network", "squared")
-AS_IS, DYNAMIC, THRESHOLD = range(3)
 BINARIZE = (None, "dynamic", "threshold")
+DYNAMIC, THRESHOLD = 1, 2  # places in it
 
 
 @shared
@@ -23,6 +23,16 @@ def log_variance(r):
 def warmed(step, warm):
     """The weight of the KL, min(1, step/warm); 1 with warm = 0."""
     return type(step)(1) if step >= warm else ratio(step, warm)
+
+
+@shared
+def shares(c, whole, kl, path, beta):
+    """What the decoder's slopes in z count, what log p(z) and log q do in those of z, and in those of t (`sample_back`
+    of kernels/cpu/vae.py; of the analytic KL, what that does)."""
+    T = type(c)
+    share = T(1) - beta * (T(1) - ratio(c, whole)) if path else T(1)
+    weight = T(0) if kl == ANALYTIC else beta * c * share
+    return share, weight, beta * c if kl == ANALYTIC else T(0) if path else weight
 
 
 @shared

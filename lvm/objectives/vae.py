@@ -249,14 +249,19 @@ def log_mean(log_w):
         return top + np.log(np.exp(log_w - np.where(np.isfinite(top), top, 0)[..., None]).mean(axis=-1))
 
 
+def log_variance(k, r):
+    """The log-variances that r stands for, in NumPy."""
+    return k.vae.LARGEST * np.tanh(r / k.vae.LARGEST)
+
+
 def linear_bound(k, a: Architecture, theta, x, head):
     """E_q[log p(x|z)] and KL of each row, exactly, for a linear Gaussian decoder: two arrays (B,).
 
     E log N(x | Wz + b, e^t) = -[log 2 pi + t + ((x - W mu - b)² + sum_i S_i W_i²) e^-t]/2, summed over columns.
     x (B,D) standardised, head (B,2d), theta {name: array}: float64. W (d,D)"""
-    d, c = a.n_components, k.vae.LARGEST
-    mu, s = head[:, :d], c * np.tanh(head[:, d : 2 * d] / c)
-    W, t = theta["output"], c * np.tanh(theta["rho"] / c)
+    d = a.n_components
+    mu, s = head[:, :d], log_variance(k, head[:, d : 2 * d])
+    W, t = theta["output"], log_variance(k, theta["rho"])
     error = (x - mu @ W - theta["output_bias"]) ** 2 + np.exp(s) @ W**2
     px = -0.5 * (math.log(2 * math.pi) + t + error * np.exp(-t)).sum(axis=1)
     return px, 0.5 * (mu**2 + np.exp(s) - 1 - s).sum(axis=1)
