@@ -89,9 +89,11 @@ def measured(name, X, test, n_importance, max_epochs=None):
 
 def table(rows):
     """As Markdown."""
-    columns = list(next(iter(rows.values())))
+    columns = list(dict.fromkeys(c for row in rows.values() for c in row))
     lines = ["| | " + " | ".join(columns) + " |", "| --- " * (len(columns) + 1) + "|"]
-    lines += [f"| {name} | " + " | ".join(str(rows[name][c]) for c in columns) + " |" for name in ROWS if name in rows]
+    lines += [
+        f"| {name} | " + " | ".join(str(rows[name].get(c, "")) for c in columns) + " |" for name in ROWS if name in rows
+    ]
     return "\n".join(lines)
 
 
