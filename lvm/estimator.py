@@ -284,6 +284,15 @@ def check_array(X, who, min_samples, allow_nan, device="cpu"):
     return a
 
 
+def check_rows_again(then: int, now: int) -> None:
+    """Raise ValueError where a function of blocks gave another number of rows than before."""
+    if then != now:
+        raise ValueError(
+            f"The function of blocks gave {then} rows at first and {now} later. It must give all of them anew each "
+            "time it is called: fit(lambda: read()), not fit(lambda: what_was_read)."
+        )
+
+
 def check_sample_weight(w: Any, n: int) -> np.ndarray | None:
     """Weights of `n` rows as a C-contiguous float64 array (n,), or None when `w` is None; a number counts for each row.
 
@@ -497,6 +506,20 @@ class Estimator:
         """-> X (N,D) as an array, and its column names or None."""
         X, names = check_array(X, type(self).__name__, min_samples, self._allow_nan, self._device), _feature_names(X)
         return X, names
+
+    def _check_block(self, block, first):
+        """X (n,D) of a block of rows, held against the first one, of which `first` gets a row and the column names."""
+        X, names = self._check_fit_X(block)
+        if not first:
+            first.extend([X[:1].copy(), names])
+        if (X.shape[1], X.dtype) != (first[0].shape[1], first[0].dtype):
+            raise ValueError(
+                f"All blocks must have the same columns and dtype, the first has {first[0].shape[1]} of "
+                f"{first[0].dtype}, got {X.shape[1]} of {X.dtype}. Try block.astype."
+            )
+        if not np.array_equal(names, first[1]):
+            raise ValueError(f"All blocks must have the same columns, the first has {first[1]}, got {names}.")
+        return X
 
     @property
     def _device(self):

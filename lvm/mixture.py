@@ -14,6 +14,7 @@ from .estimator import (
     check_int,
     check_random_state,
     check_real,
+    check_rows_again,
     check_sample_weight,
     check_verbose,
     from_device,
@@ -325,24 +326,13 @@ class GaussianMixture(Estimator):
                 x, w = block if isinstance(block, tuple) and len(block) == 2 else (block, None)
                 if np.shape(x)[:1] == (0,):
                     continue
-                X, names = self._check_fit_X(x)
-                if not first:
-                    first.extend([X[:1].copy(), names])
-                if (X.shape[1], X.dtype) != (first[0].shape[1], first[0].dtype):
-                    raise ValueError(
-                        f"All blocks must have the same columns and dtype, the first has {first[0].shape[1]} of "
-                        f"{first[0].dtype}, got {X.shape[1]} of {X.dtype}. Try block.astype."
-                    )
+                X = self._check_block(x, first)
                 w = from_device(w)
                 w = check_sample_weight(w, len(X)) if w is None or np.any(w) else np.zeros(len(X))
                 yield X, np.empty(0) if w is None else w
                 N += len(X)
             counts.append(N)
-            if counts[0] != N:
-                raise ValueError(
-                    f"The function of blocks gave {counts[0]} rows at first and {N} later. It must give all "
-                    "of them anew each time it is called: fit(lambda: read()), not fit(lambda: what_was_read)."
-                )
+            check_rows_again(counts[0], N)
 
         for _ in blocks():
             return blocks, *first

@@ -19,6 +19,7 @@ from .estimator import (
     check_int,
     check_random_state,
     check_real,
+    check_rows_again,
     check_training,
     check_verbose,
     refuse,
@@ -454,20 +455,10 @@ class VAE(Transformer):
             for block in source():
                 if np.shape(block)[:1] == (0,):
                     continue
-                x, names = self._check_fit_X(block)
-                if not first:
-                    first.extend([x.shape[1], x.dtype, names])
-                if (x.shape[1], x.dtype) != (first[0], first[1]):
-                    raise ValueError(
-                        f"All blocks must have the same columns and dtype, the first has {first[0]} of {first[1]}, got "
-                        f"{x.shape[1]} of {x.dtype}. Try block.astype."
-                    )
-                if not np.array_equal(names, first[2]):
-                    raise ValueError(f"All blocks must have the same columns, the first has {first[2]}, got {names}.")
-                yield x
+                yield self._check_block(block, first)
 
         for _ in blocks():
-            return blocks, first[2]
+            return blocks, first[1]
         raise ValueError("The function of blocks gave none. It must give them anew each time it is called.")
 
     def _architecture(self, D):
@@ -552,20 +543,17 @@ class VAE(Transformer):
         p.assign(values)
         if state is not None and "m" in state:
             p.restore(state | {"theta": p.state()["theta"]})
-        shuffled = Batches(k, 0 if blocks else n, size, order, numbers, passes)
-        settings: dict[str, Any] = {**shuffled.settings, "held": len(held)}
+        # rows in memory are gathered by the step itself, some 2 % of it; what is on a disk, or made, is read ahead
         resident = not blocks and not _on_disk(rows)
-        read = lambda some: np.take(rows, some, axis=0)
-        if resident:
-            batches: Any = shuffled
-        elif blocks:
-            batches = Ahead(k, lambda: _cut(rows, size, look.N), -(-n // size), settings)
+        read = lambda some: some if resident else np.take(rows, some, axis=0)
+        if blocks:
+            settings = {"n_rows": n, "batch_size": size}
+            batches: Any = Ahead(k, lambda: _cut(rows, size, look.N), -(-n // size), settings)
         else:
-            on_host = Batches(kernels.load("cpu"), n, size, order, numbers, passes)
-            batches = Ahead(k, read, len(shuffled), settings, on_host)
-        held_batches = lambda: (
-            k.put(some if resident else read(some)) for some in (held[i : i + size] for i in range(0, len(held), size))
-        )
+            batches = Batches(k if resident else kernels.load("cpu"), n, size, order, numbers, passes)
+            if not resident:
+                batches = Ahead(k, read, len(batches), batches.settings, batches)
+        held_batches = lambda: (k.put(read(held[i : i + size])) for i in range(0, len(held), size))
         kl = self.kl
         if kl == "auto":
             formula = a.flow == 0 and self.n_importance == 1 and self.gradient == "total"
@@ -589,15 +577,6 @@ class VAE(Transformer):
             n=n * passes,
         )
         data = hashlib.sha256(np.concatenate([look.mean, look.var]).tobytes()).hexdigest()
-        settings = {
-            "architecture": a._asdict(),
-            "kl": kl,
-            "gradient": self.gradient,
-            "n_samples": self.n_samples,
-            "n_importance": self.n_importance,
-            "seed": seed,
-            "data": data,
-        }
         first = -math.inf
         if whole:
             with contextlib.closing(batches.epoch(0)) as some:
@@ -616,7 +595,15 @@ class VAE(Transformer):
             tol=self.tol,
             callback=self.callback,
             checkpoint=self.checkpoint if whole else None,
-            settings=settings,
+            settings={
+                "architecture": a._asdict(),
+                "kl": kl,
+                "gradient": self.gradient,
+                "n_samples": self.n_samples,
+                "n_importance": self.n_importance,
+                "seed": seed,
+                "data": data,
+            },
             verbose=self.verbose,
         )
         found, history = p.get(), training.history
@@ -999,11 +986,7 @@ def _cut(blocks: Callable[[], Iterator[np.ndarray]], size: int, N: int) -> Itera
         whole = len(x) // size * size
         yield from (np.array(x[i : i + size]) for i in range(0, whole, size))  # the block may be filled anew meanwhile
         left = x[whole:].copy()
-    if n != N:
-        raise ValueError(
-            f"The function of blocks gave {N} rows at first and {n} later. It must give all of them anew each time it "
-            "is called: fit(lambda: read()), not fit(lambda: what_was_read)."
-        )
+    check_rows_again(N, n)
     if left is not None and len(left):
         yield left
 

@@ -124,6 +124,24 @@ def test_what_goes_back_is_not_a_number_where_anything_is_not():
         assert np.isfinite(db[1])
 
 
+def test_slopes_that_do_not_fit_are_refused():
+    back, x = kernels.load("cpu").linear.back, np.ones((3, 2))
+    for args, error, said in (
+        ((x, x, np.ones(3), "relu"), ValueError, r"db must have the shape \(2,\), got \(3,\)"),
+        ((x[:2], x, np.ones(2), "relu"), ValueError, r"H must have the shape of delta, \(3, 2\), got \(2, 2\)"),
+        ((x[:0], x, np.ones(2), "relu"), ValueError, r"H must have the shape of delta, \(3, 2\), got \(0, 2\)"),
+        ((x, x, np.ones(2), "sine"), ValueError, "activation must be one of .*, got 'sine'"),
+        (
+            (x.astype(np.float32), x, np.ones(2), "relu"),
+            TypeError,
+            "H must have the dtype of delta, float64, got float32",
+        ),
+        ((np.ones((2, 3)).T, x, np.ones(2), "relu"), ValueError, "H must be C-contiguous"),
+    ):
+        with pytest.raises(error, match=f"^{said}"):
+            back(*args)
+
+
 def test_threads_do_not_change_a_bit(monkeypatch):
     results, linear = [], kernels.load("cpu").linear
     monkeypatch.setattr(linear, "BLOCK", 5000)

@@ -674,6 +674,9 @@ def test_blocks_of_data_frames_keep_names():
     model = fit(lambda: (X[:100], X[100:]), 2, max_iter=5)
     assert list(model.feature_names_in_) == ["eruptions", "waiting"]
     assert_same_fit(fit(X.to_numpy(), 2, max_iter=5), model)
+    for wrong in (["b", "a"], ["a", "c"]):
+        with pytest.raises(ValueError, match=r"^All blocks must have the same columns, the first has"):
+            GaussianMixture(1).fit(lambda w=wrong: [pd.DataFrame(np.eye(2), columns=c) for c in (["a", "b"], w)])
 
 
 def test_what_can_be_read_only_once_is_refused_with_advice():

@@ -71,7 +71,7 @@ def back(H, delta, db, activation="identity"):
     """delta <- delta f'(A) and db = sum of its rows, for H = f(A): the slopes in A and in the bias, of those in H.
 
     H, delta (B,N), db (N,): C-contiguous, all float32 or all float64. With activation="identity" H may be (0,N).
-    activation: as in `gemm`. f' is made of H; where f saturates it is as exact as 1 - H is.
+    activation: as in `gemm`. f' is made of H; where f saturates it is as exact as 1 - H is. What is raised: as there.
 
     >>> import numpy as np, lvm
     >>> H, delta, db = np.array([[0.0, 2], [3, 0]]), np.ones((2, 2)), np.empty(2)
@@ -79,6 +79,7 @@ def back(H, delta, db, activation="identity"):
     >>> delta.tolist(), db.tolist()
     ([[0.0, 1.0], [1.0, 0.0]], [1.0, 1.0])
     """
+    checks.slopes(H, delta, db, activation)
     B, N = delta.shape
     columns = min(max(16, BLOCK // max(B, 1) // 16 * 16), max(N, 1))
     prologue = _prologues[activation]

@@ -245,7 +245,9 @@ def sample_back(head, eps, flow, hs, Z, dZ, c, whole, kl, path, counter, warm, d
         path=1  bz0 = f (dz0 + v (z0 - e/sd)),         bt = sum e sd bz0/2,          f = 1 - beta (1 - c/whole)
     where the slope of -log q in mu and S at a fixed z is left out: its mean is 0 for one sample (Roeder, Wu & Duvenaud
     2017), and for k of them that of what f makes of the others (Tucker, Lawson, Gu & Maddison 2019, eq. 8, where beta
-    is 1; only beta log q has such a slope). path=1 is for K = 0.
+    is 1; only beta log q has such a slope). path=1 is for K = 0. With K layers bz0 is what comes back through them, of
+    bz_K as above with z_K for z0 and -v for the slope in l (lvm.kernels.cpu.flow, "forward"). Of the analytic KL v is
+    0, and beta c mu and beta c (S - 1)/2 are added to bmu and bt.
     ->  dhead (B,P); dflow (B,K(2d+1)), or (0,0), to be summed over rows"""
     B, T, size = len(head), head.dtype.type, _rows(len(Z) // len(head) * Z.shape[1] * (1 + hs.shape[1]))
     given = head, eps, flow, hs, Z, dZ, c, T(whole), kl, path, counter, T(warm)

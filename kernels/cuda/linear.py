@@ -201,8 +201,9 @@ def back(H, delta, db, activation="identity"):
     """delta <- delta f'(A) and db = sum of its rows, for H = f(A): the slopes in A and in the bias, of those in H.
 
     H, delta (B,N), db (N,): C-contiguous, all float32 or all float64. With activation="identity" H may be (0,N).
-    activation: as in `gemm`. f' is made of H; where f saturates it is as exact as 1 - H is.
+    activation: as in `gemm`. f' is made of H; where f saturates it is as exact as 1 - H is. What is raised: as there.
     """
+    checks.slopes(H, delta, db, activation)
     B, N = delta.shape
     rows, strips, db = max(RUN, -(-B // RUN)), -(-N // 32), db.reshape(1, N)
     P = -(-B // rows)

@@ -58,6 +58,23 @@ def product(A, B, C, bias, transpose, activation):
     return M, N, K
 
 
+def slopes(H, delta, db, activation):
+    """Raise ValueError or TypeError where linear.back cannot do what it is asked for."""
+    if activation not in ACTIVATIONS:
+        raise ValueError(f"activation must be one of {tuple(ACTIVATIONS)}, got {activation!r}.")
+    B, N = delta.shape
+    none = activation == "identity" and H.shape[0] == 0
+    if not none and tuple(H.shape) != (B, N):
+        raise ValueError(f"H must have the shape of delta, {(B, N)}, got {tuple(H.shape)}.")
+    if tuple(db.shape) != (N,):
+        raise ValueError(f"db must have the shape {(N,)}, got {tuple(db.shape)}.")
+    for name, x in (("H", H), ("delta", delta), ("db", db)):
+        if x.dtype != delta.dtype:
+            raise TypeError(f"{name} must have the dtype of delta, {delta.dtype}, got {x.dtype}.")
+        if not x.flags["C_CONTIGUOUS"]:
+            raise ValueError(f"{name} must be C-contiguous.")
+
+
 def step(theta, g, m, v, counter):
     """Raise ValueError or TypeError where adam.adam cannot step."""
     _vectors(theta, g, m, v)

@@ -50,7 +50,8 @@ def bernoulli(a, x):
 
 @shared
 def gaussian(x, m, t, p):
-    """-(t + (x - m)² p)/2, log N(x | m, e^t) but for its constant, and its slopes in m and t; p = e^-t."""
+    """-(t + (x - m)² p)/2, log N(x | m, e^t) but for its constant, and its slopes (x - m) p in m, ((x - m)² p - 1)/2 in
+    t; p = e^-t."""
     T = type(x)
     e = (x - m) * p
     y = e * (x - m)
@@ -59,7 +60,7 @@ def gaussian(x, m, t, p):
 
 @shared
 def mean_of(a, squashed):
-    """m of the decoder's output a, and its slope: a and 1, or sigmoid(a) and its slope, exact at either end."""
+    """m of the decoder's output a, and its slope: a and 1, or s = sigmoid(a) and s sigmoid(-a), exact at either end."""
     T = type(a)
     m = sigmoid(a)
     return (m, m * sigmoid(-a)) if squashed else (a, T(1))
