@@ -23,6 +23,8 @@ if not _os.path.isdir(_os.path.join(__path__[0], "kernels")) and _os.path.isfile
 
 # public name -> the module that defines it
 _where = {
+    "BayesianMLPClassifier": "network",
+    "BayesianMLPRegressor": "network",
     "GaussianMixture": "mixture",
     "ConvergenceWarning": "estimator",
     "ModelFileError": "modelfile",
@@ -64,6 +66,8 @@ if TYPE_CHECKING:  # what a type checker and an editor read in place of the lazy
     from .mixture import GaussianMixture as GaussianMixture
     from .modelfile import ModelFileError as ModelFileError
     from .modelfile import load as load
+    from .network import BayesianMLPClassifier as BayesianMLPClassifier
+    from .network import BayesianMLPRegressor as BayesianMLPRegressor
     from .ppca import ProbabilisticPCA as ProbabilisticPCA
     from .relevance import RelevanceVectorClassifier as RelevanceVectorClassifier
     from .relevance import RelevanceVectorRegressor as RelevanceVectorRegressor

@@ -170,6 +170,7 @@ def check_training(estimator: Any) -> None:
 
 # ---------------------------------------------------------------------------------------------------------------- data
 
+_HEAVIEST = 1e12  # of weights that count rows
 _BLOCK = 1 << 18  # numbers looked at together: the checks below never need more memory than this
 
 
@@ -382,6 +383,60 @@ def check_labels(y: Any, n: int, who: str) -> tuple[np.ndarray, np.ndarray]:
         raise ValueError(f"Unknown label type: {who} takes labels that are numbers or strings, got dtype {a.dtype}.")
     classes, codes = np.unique(a, return_inverse=True)
     return classes, codes.reshape(-1)
+
+
+def check_weight(sample_weight: Any, n: int) -> np.ndarray:
+    """Weights of `n` rows that can be counts of them, (n,) float64: ones where there are none. Errors: as
+    `check_sample_weight`."""
+    w = check_sample_weight(sample_weight, n)
+    return np.ones(n) if w is None else _counts(w)
+
+
+def _counts(w):
+    if not w.max() < _HEAVIEST:
+        raise ValueError(
+            f"Weights count rows, and with sample_weight and class_weight they go up to {w.max():g}. Try weights of a "
+            "mean near 1."
+        )
+    return w
+
+
+def check_class_weight(value: Any, *, who: str) -> None:
+    """InvalidParameterError for a class_weight that can be none."""
+    if not (value is None or isinstance(value, dict) or (isinstance(value, str) and value == "balanced")):
+        refuse("class_weight", who, "'balanced', a dict or None", value)
+
+
+def check_classes(
+    y: Any, n: int, class_weight: Any, sample_weight: Any, who: str
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of labels y (n,): the classes with any weight, sorted, the number of each row's class (of a row without weight
+    any), and the rows' weights times those of their classes: (K,), (n,), (n,). ValueError for fewer than two classes.
+
+    >>> check_classes(["b", "a", "b"], 3, "balanced", None, "This")
+    (array(['a', 'b'], dtype='<U1'), array([1, 0, 1]), array([0.75, 1.5 , 0.75]))
+    """
+    classes, codes = check_labels(y, n, who)
+    w = check_weight(sample_weight, n)
+    totals = np.bincount(codes, w, len(classes))
+    factor: Any = np.ones(len(classes))
+    if isinstance(class_weight, dict):
+        unknown = [label for label in class_weight if label not in classes.tolist()]
+        if unknown and any(label not in class_weight for label in classes.tolist()):  # a typo, it seems
+            raise ValueError(
+                f"The classes {unknown} of class_weight are not among those of y, {classes.tolist()[:20]}."
+            )
+        factor = [check_real("class_weight", class_weight.get(c, 1), 0, who=who) for c in classes.tolist()]
+    elif class_weight == "balanced":
+        factor = totals.sum() / (np.count_nonzero(totals) * np.where(totals > 0, totals, 1))
+    w = _counts(w * np.asarray(factor)[codes])
+    kept = np.flatnonzero(np.bincount(codes, w, len(classes)))
+    if len(kept) < 2:
+        raise ValueError(
+            f"{who} needs samples of at least 2 classes with weight in y, got {len(kept)} class(es): "
+            f"{classes[kept].tolist()}."
+        )
+    return classes[kept], np.searchsorted(kept, codes), w
 
 
 def moderate(w):

@@ -56,6 +56,8 @@ from .estimator import warn
 _FORMAT = "lvm-1"
 # the only classes a file can name, and where they are
 _CLASSES = {
+    "BayesianMLPClassifier": "lvm.network",
+    "BayesianMLPRegressor": "lvm.network",
     "GaussianMixture": "lvm.mixture",
     "PlanarFlow": "lvm.flow",
     "ProbabilisticPCA": "lvm.ppca",

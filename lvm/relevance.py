@@ -12,15 +12,16 @@ from .estimator import (
     Estimator,
     check_bool,
     check_choice,
+    check_class_weight,
+    check_classes,
     check_int,
     check_labels,
     check_random_state,
     check_real,
-    check_sample_weight,
     check_targets,
     check_training,
     check_verbose,
-    refuse,
+    check_weight,
     warn,
 )
 from .fit import Batches, held_out, newton, progress, stochastic
@@ -31,7 +32,6 @@ OCTAVES = np.arange(-4, 7)  # gammas tried: 2^octave/(sum of the columns' varian
 PATIENCE = 4  # gammas without a better one, after which narrower ones are not tried; 2 where it is clear
 FOLDS = 5
 LOOKED_AT = 4096  # rows that choose gamma, at most
-HEAVIEST = 1e12
 
 
 # ------------------------------------------------------------------------------------------------- what they share
@@ -178,22 +178,6 @@ class _End(NamedTuple):
     alpha: np.ndarray
 
 
-def _check_weight(sample_weight, n):
-    """Weights (n,), ones where there are none."""
-    w = check_sample_weight(sample_weight, n)
-    return np.ones(n) if w is None else _counts(w)
-
-
-def _counts(w):
-    """Weights that can be counts of rows."""
-    if not w.max() < HEAVIEST:
-        raise ValueError(
-            f"Weights count rows, and with sample_weight and class_weight they go up to {w.max():g}. Try weights of a "
-            "mean near 1."
-        )
-    return w
-
-
 def _odds(m, v):
     """log E[p] - log E[1 - p] for means and variances, of any one shape, of w'phi."""
     out = np.empty(m.size)
@@ -262,47 +246,17 @@ class _Classifier(_Sparse):
         """Part of the rows, weighted by sample_weight (N,), whose class `predict` tells: from 0 to 1."""
         predicted = self.predict(X)
         classes, codes = check_labels(y, len(predicted), type(self).__name__)
-        w = _check_weight(sample_weight, len(predicted))
+        w = check_weight(sample_weight, len(predicted))
         return float(w @ (classes[codes] == predicted) / w.sum())
 
     def _odds(self, X):
         """(N,C) float64."""
         return _odds(*self._moments(X))
 
-    def _check_fit_y(self, y, n, sample_weight):
-        """Classes with any weight, the number of each row's class, and weights with the classes' weights (n,)."""
-        who = type(self).__name__
-        classes, codes = check_labels(y, n, who)
-        w = _check_weight(sample_weight, n)
-        totals = np.bincount(codes, w, len(classes))
-        factor: Any = np.ones(len(classes))
-        if isinstance(self.class_weight, dict):
-            unknown = [label for label in self.class_weight if label not in classes.tolist()]
-            if unknown and any(label not in self.class_weight for label in classes.tolist()):  # a typo, it seems
-                raise ValueError(
-                    f"The classes {unknown} of class_weight are not among those of y, {classes.tolist()[:20]}."
-                )
-            factor = [check_real("class_weight", self.class_weight.get(c, 1), 0, who=who) for c in classes.tolist()]
-        elif self.class_weight == "balanced":
-            factor = totals.sum() / (np.count_nonzero(totals) * np.where(totals > 0, totals, 1))
-        w = _counts(w * np.asarray(factor)[codes])
-        kept = np.flatnonzero(np.bincount(codes, w, len(classes)))
-        if len(kept) < 2:
-            raise ValueError(
-                f"{who} needs samples of at least 2 classes with weight in y, got {len(kept)} class(es): "
-                f"{classes[kept].tolist()}."
-            )
-        return classes[kept], np.searchsorted(kept, codes), w
-
     @staticmethod
     def _signs(K, codes):
         """Labels ±1 (N,) of each problem: one where there are two classes, else one a class."""
         return [np.where(codes == c, 1.0, -1.0) for c in ([1] if K == 2 else range(K))]
-
-    def _check_class_weight(self):
-        c = self.class_weight
-        if not (c is None or isinstance(c, dict) or (isinstance(c, str) and c == "balanced")):
-            refuse("class_weight", type(self).__name__, "'balanced', a dict or None", c)
 
 
 # ---------------------------------------------------------------------------------------------------------- linear
@@ -481,7 +435,7 @@ class VariationalLogisticRegression(_Classifier):
         check_choice("covariance", self.covariance, ("full", "diag"), who=who)
         check_choice("solver", self.solver, ("newton", "adam"), who=who)
         check_choice("expectation", self.expectation, ("quadrature", "monte_carlo"), who=who)
-        self._check_class_weight()
+        check_class_weight(self.class_weight, who=type(self).__name__)
         self._check_climb()
         check_training(self)
         check_int("kl_warmup_steps", self.kl_warmup_steps, 0, who=who)
@@ -494,7 +448,7 @@ class VariationalLogisticRegression(_Classifier):
         """Fit to X (N,D) and labels y (N,), rows weighted by sample_weight (N,). Returns self."""
         self._check_params()
         X, names = self._check_fit_X(X)
-        classes, codes, w = self._check_fit_y(y, len(X), sample_weight)
+        classes, codes, w = check_classes(y, len(X), self.class_weight, sample_weight, type(self).__name__)
         if not w.all() and self.solver == "newton":
             X, codes, w = X[w > 0], codes[w > 0], w[w > 0]
         _check_scale(X)
@@ -1039,13 +993,13 @@ class RelevanceVectorClassifier(_Machine, _Classifier):
 
     def _check_params(self):
         super()._check_params()
-        self._check_class_weight()
+        check_class_weight(self.class_weight, who=type(self).__name__)
 
     def fit(self, X, y, sample_weight=None) -> "RelevanceVectorClassifier":
         """Fit to X (N,D), of a precomputed kernel (N,N), and labels y (N,), rows weighted by sample_weight (N,)."""
         self._check_params()
         X, names = self._check_fit_X(X)
-        classes, codes, w = self._check_fit_y(y, len(X), sample_weight)
+        classes, codes, w = check_classes(y, len(X), self.class_weight, sample_weight, type(self).__name__)
         host = kernels.load("cpu")
 
         def problems(k, design, y, w):
@@ -1124,7 +1078,7 @@ class RelevanceVectorRegressor(_Machine):
         self._check_params()
         X, names = self._check_fit_X(X, min_samples=2)
         y = check_targets(y, len(X), type(self).__name__)
-        w = _check_weight(sample_weight, len(X))
+        w = check_weight(sample_weight, len(X))
         unit = np.abs(y).max()
         shift = unit * float(w @ (y / (unit or 1.0)) / w.sum()) if self.fit_intercept else 0.0
         unit = np.abs(y - shift).max() or 1.0
@@ -1171,7 +1125,7 @@ class RelevanceVectorRegressor(_Machine):
         """R², the part of the variance of y that `predict` tells, rows weighted by sample_weight (N,): 1 is perfect."""
         X = self._check_X(X)
         y = check_targets(y, len(X), type(self).__name__)
-        w = _check_weight(sample_weight, len(X))
+        w = check_weight(sample_weight, len(X))
         rest = w @ (y - self._moments(X)[0][:, 0]) ** 2
         total = w @ (y - w @ y / w.sum()) ** 2
         return float(1 - rest / total) if total > 0 else float(rest == 0)

@@ -22,6 +22,8 @@ import pytest  # noqa: E402
 
 from lvm import (  # noqa: E402
     VAE,
+    BayesianMLPClassifier,
+    BayesianMLPRegressor,
     GaussianMixture,
     PlanarFlow,
     ProbabilisticPCA,
@@ -30,6 +32,7 @@ from lvm import (  # noqa: E402
     VariationalLogisticRegression,
     flow,
     kernels,
+    network,
     targets,
     vae,
 )
@@ -38,7 +41,7 @@ from lvm.kernels.cuda.api import cuda  # noqa: E402
 from lvm.objectives import relevance  # noqa: E402
 
 DRIVER = ctypes.CDLL("libcuda.so.1")
-FAMILIES = "adam", "flow", "linear", "logistic", "mixture", "ppca", "random", "relevance", "vae"
+FAMILIES = "adam", "flow", "linear", "logistic", "mixture", "network", "ppca", "random", "relevance", "vae"
 host, device = kernels.load("cpu"), kernels.load("cuda")
 _depth = 0
 _tape = None  # the twins of a step that is recorded
@@ -307,6 +310,37 @@ def autoencoders(T):
         changed.undo()
 
 
+def nets(T):
+    """Fits with steps that are recorded, on all rows, on batches with a short last one and with rows held out, of many
+    rows in runs and with rows of a disk; and their answers, in pieces."""
+    rng, changed = np.random.default_rng(0), pytest.MonkeyPatch()
+    X, w = rng.normal(size=(300, 7)).astype(T), np.arange(300.0) % 4
+    sizes = {"hidden_layer_sizes": (9, 8), "max_epochs": 2, "random_state": 0, "learning_rate": 0.01}
+    changed.setattr(network, "STEPS", 5)
+    changed.setattr(network, "ROOM", (50, 1 << 22))
+    try:
+        for kind, y, more, replays in (  # of whole batches, but for the first two
+            (BayesianMLPClassifier, np.arange(300) % 3, {"batch_size": 300}, 9),
+            (BayesianMLPClassifier, np.arange(300) % 2, {"batch_size": 80, "early_stopping": True}, 9),
+            (BayesianMLPRegressor, X[:, 0] + 1, {"batch_size": 80, "prior": "gaussian", "activation": "tanh"}, 9),
+            (BayesianMLPRegressor, X[:, 0] + 1, {"hidden_layer_sizes": (), "prior": "log_uniform"}, 9),
+        ):
+            before = number("replays").value
+            a, b = (kind(device=d, **{**sizes, **more}).fit(X, y, sample_weight=w) for d in ("cpu", "cuda"))
+            print(kind.__name__, more, number("replays").value - before, file=sys.stderr)
+            same(a.parameters_, b.parameters_)
+            for name, values in a.history_.items():
+                same(values, b.history_[name])
+            answer = "predict_proba" if kind is BayesianMLPClassifier else "predict"
+            for n in 0, 1, 7:
+                same(getattr(a, answer)(X, n), getattr(b, answer)(X, n))
+            same(a.evaluate(X, y), b.evaluate(X, y))
+            same(*(m.prune(0).predict(X) for m in (a, b)))
+            same(*(m.partial_fit(X, y, sample_weight=w).parameters_ for m in (a, b)))
+    finally:
+        changed.undo()
+
+
 def small_families(T):
     """Noise, products and Adam, with arrays of size 0 and counters on the device."""
     rng = np.random.default_rng(0)
@@ -420,6 +454,8 @@ CHECKS = {
     "flows, float64": lambda: flows(np.float64),
     "autoencoders, float32": lambda: autoencoders(np.float32),
     "autoencoders, float64": lambda: autoencoders(np.float64),
+    "nets, float32": lambda: nets(np.float32),
+    "nets, float64": lambda: nets(np.float64),
     "small families, float32": lambda: small_families(np.float32),
     "small families, float64": lambda: small_families(np.float64),
     "a recorded step": recorded_step,

@@ -716,3 +716,119 @@ def vae_linear_bound(theta, X, *, d, activation="relu", beta=1.0):
     t = log_variance(theta["rho"])
     square = (X - vae_decode(theta, mu, activation)) ** 2 + np.exp(s) @ theta["output"] ** 2
     return -0.5 * (np.log(2 * np.pi) + t + square * np.exp(-t)).sum(1) - beta * vae_kl(mu, s)
+
+
+# ------------------------------------------------------------------------------------------------ Bayesian nets
+# theta: {name: array}, real or complex: mu_0, ... and rho_0, ... (I+1,O) for layers of I inputs and O outputs, the last
+# row of each for biases; noise (1,) of "gaussian". Rows x (B,D), standardised; y (B,): classes 0, 1, ..., or numbers.
+# All is analytic, as above, but for pruning.
+def network_log_ratio(theta):
+    """log S - log mu² of each weight, infinite where mu is 0: a list of (I+1,O).   Molchanov et al. 2017, log alpha"""
+    with np.errstate(divide="ignore"):
+        return [np.log(S) - 2 * np.log(np.abs(mu)) for mu, S in network_layers(theta)]
+
+
+def network_layers(theta, threshold=None):
+    """mu and S = e^(20 tanh(rho/20)) (I+1,O) of each layer; both are 0 where log S - log mu² >= threshold."""
+    layers = [(theta[f"mu_{l}"], np.exp(log_variance(theta[f"rho_{l}"]))) for l in range(len(theta) // 2)]
+    if threshold is None:
+        return layers
+    kept = [ratio < threshold for ratio in network_log_ratio(theta)]
+    return [(mu * k, S * k) for (mu, S), k in zip(layers, kept)]
+
+
+def network_output(theta, x, eps=None, activation="relu", threshold=None):
+    """u (B,O) of the last layer: u = m + sqrt(v) eps, m = h mu + mu_b, v = h² S + S_b; h is x, then f(u) of the last.
+
+    eps: of each layer (B,O), or (O,), the same for all rows; None: u = m, the pass of the mean weights.
+    Kingma, Salimans & Welling 2015, eq. 6"""
+    h = x
+    for l, (mu, S) in enumerate(network_layers(theta, threshold)):
+        u = h @ mu[:-1] + mu[-1]
+        if eps is not None:
+            u = u + np.sqrt(h**2 @ S[:-1] + S[-1]) * eps[l]
+        h = ACTIVATIONS[activation](u)
+    return u
+
+
+def network_log_p(theta, u, y, likelihood):
+    """log p(y|u) (B,): "softmax" of u (B,K), "logistic" or "gaussian" of u (B,1)."""
+    if likelihood == "softmax":
+        u = u - u.real.max(1, keepdims=True)
+        return u[np.arange(len(u)), y] - np.log(np.exp(u).sum(1))
+    if likelihood == "logistic":
+        return y * u[:, 0] - softplus(u[:, 0])
+    t = log_variance(theta["noise"])
+    return -0.5 * (np.log(2 * np.pi) + t + (y - u[:, 0]) ** 2 * np.exp(-t))
+
+
+def network_kl(theta, prior="ard", prior_variance=1.0):
+    """KL(q(w) || p(w)) of each weight: a list of (I+1,O).
+
+    "ard": p is N(0, mu² + S), the best alpha: log(1 + mu²/S)/2. "gaussian": p is N(0, prior_variance). "log_uniform":
+    k1 (1 - sigmoid(k2 + k3 log S/mu²)) + log(1 + mu²/S)/2, k1, k2, k3 = 0.63576, 1.87320, 1.48695, which stands for a
+    KL up to a constant; with a = e^-k2 (mu²/S)^k3 the first is k1 a/(1 + a), which also mu = 0 has: 0, as its slope.
+    Molchanov, Ashukha & Vetrov 2017, eq. 14"""
+    kls = []
+    for mu, S in network_layers(theta):
+        if prior == "gaussian":
+            kls.append(0.5 * (np.log(prior_variance / S) + (S + mu**2) / prior_variance - 1))
+            continue
+        kl = 0.5 * np.log1p(mu**2 / S)
+        if prior == "log_uniform":
+            a = np.exp(-1.87320) * (mu**2 / S) ** 1.48695
+            kl = kl + 0.63576 * a / (1 + a)
+        kls.append(kl)
+    return kls
+
+
+def network_parts(
+    theta, x, y, eps, *, likelihood, activation="relu", prior="ard", prior_variance=1.0, w=None, N=None, W=None
+):
+    """1/B sum_n (w_n N/W) log p(y_n|u_n) and KL/W, of a batch of B of N rows, whose weights add up to W; w (B,) are
+    those of the batch. Without N and W the batch is all rows."""
+    w = np.ones(len(x)) if w is None else w
+    N, W = len(x) if N is None else N, w.sum() if W is None else W
+    log_p = network_log_p(theta, network_output(theta, x, eps, activation), y, likelihood)
+    return (w * N / W * log_p).mean(), sum(kl.sum() for kl in network_kl(theta, prior, prior_variance)) / W
+
+
+def network_bound(theta, x, y, eps, *, beta=1.0, **options):
+    """Mean log p(y|u) - beta KL per unit of weight; options of network_parts."""
+    log_p, kl = network_parts(theta, x, y, eps, **options)
+    return log_p - beta * kl
+
+
+def network_gradients(theta, x, y, eps, **options):
+    """Of network_bound in each parameter, by a complex step: {name: array}."""
+    slopes = {name: np.empty(p.shape) for name, p in theta.items()}
+    for name, p in theta.items():
+        for i in np.ndindex(*p.shape):
+            step = np.zeros(p.shape, complex)
+            step[i] = 1e-30j
+            slopes[name][i] = network_bound({**theta, name: p + step}, x, y, eps, **options).imag / 1e-30
+    return slopes
+
+
+def network_predict(theta, x, eps, *, likelihood, activation="relu", threshold=None):
+    """Means over S draws of the probabilities (B,K), (B,2) of "logistic"; or mean and standard deviation (B,) of y.
+
+    eps (S,O) of each layer, draw s the same for all rows; None: one pass of the mean weights. Given all draws, y is a
+    mixture of N(u_s, e^t): its variance is that of the S numbers u_s, and e^t."""
+    draws = [None] if eps is None else zip(*eps)
+    u = np.stack([network_output(theta, x, e, activation, threshold) for e in draws])
+    if likelihood == "softmax":
+        return np.exp(u - logsumexp(u, axis=2, keepdims=True)).mean(0)
+    if likelihood == "logistic":
+        return np.concatenate([expit(-u), expit(u)], axis=2).mean(0)
+    u = u[:, :, 0]
+    return u.mean(0), np.sqrt(u.var(0) + np.exp(log_variance(theta["noise"])))
+
+
+def network_linear_log_p(theta, x, y, likelihood):
+    """E log p(y|u) (B,) of a net of one layer, u ~ N(m, v), exact: (m - y)² + v for (u - y)²; "logistic" on a grid."""
+    [(mu, S)] = network_layers(theta)
+    m, v = x @ mu[:-1] + mu[-1], (x**2 @ S[:-1] + S[-1])[:, 0]
+    if likelihood == "logistic":
+        return logistic_mean((2 * y - 1) * m[:, 0], v)
+    return network_log_p(theta, m, y, likelihood) - 0.5 * v * np.exp(-log_variance(theta["noise"]))

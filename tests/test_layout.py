@@ -41,6 +41,7 @@ ARROWS = {
     "lvm.kernels.cuda.cublas": ("lvm.kernels.cuda.api", "numpy cuda"),
     "lvm.kernels.cuda*": ("lvm.kernels.cuda lvm.kernels.shared lvm.kernels.jit lvm.kernels.pool", "numpy scipy numba"),
     "lvm.objectives.vae": ("lvm.parameters lvm.objectives.flow", "numpy scipy"),
+    "lvm.objectives.network": ("lvm.parameters lvm.objectives.vae", "numpy scipy"),
     "lvm.objectives*": ("lvm.parameters", "numpy scipy"),
     "lvm": ("", ""),
     "lvm.__main__": ("lvm", "numpy scipy tqdm matplotlib llvmlite"),

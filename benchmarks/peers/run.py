@@ -5,6 +5,7 @@
     python benchmarks/peers/run.py relevance [--quick] [--sizes "a fit, banana N=400 gamma=1" ...] [--repeat 5]
     python benchmarks/peers/run.py flow [--quick] [--sizes "a step, D=2 K=8 B=1000" ...] [--repeat 5]
     python benchmarks/peers/run.py vae [--quick] [--sizes "a step, 784-400-20, B=100" ...] [--repeat 5]
+    python benchmarks/peers/run.py network [--quick] [--sizes "a step, 784-300-10, B=100" ...] [--repeat 5]
 
 A family's file in this folder gives
 
