@@ -34,7 +34,7 @@ from lvm import (  # noqa: E402
     get_num_threads,
     kernels,
 )
-from lvm.objectives import ppca, vae  # noqa: E402
+from lvm.objectives import network, ppca, vae  # noqa: E402
 from lvm.objectives.flow import Bound  # noqa: E402
 from lvm.objectives.mixture import Mixture  # noqa: E402
 from lvm.parameters import Parameters  # noqa: E402
@@ -158,6 +158,7 @@ def checks(report, cpu, gpu, tiny):
             check_flow(report, f"{B}x{D} {name}", cpu, gpu, T, B, D)
         for B, D in [(5, 9)] if tiny else [(5, 9), (129, 83), (300, 784)]:
             check_vae(report, f"{B}x{D} {name}", cpu, gpu, T, B, D)
+            check_network(report, f"{B}x{D} {name}", cpu, gpu, T, B, D)
         check_others(report, name, cpu, gpu, T, 300 * eps, tiny)
 
 
@@ -329,6 +330,42 @@ def check_vae(report, what, cpu, gpu, T, B, D):
             got.append([k.get(o.parameters.g), list(o.values().values())])
         error = max(error, *(apart(b, a) for a, b in zip(*got)))
     report.check(f"vae {what}", error, 3000 * np.finfo(T).eps)
+
+
+NETS = {  # likelihood: sizes after D, activation, prior
+    "softmax": ((40, 6, 3), "relu", "ard"),
+    "logistic": ((6, 1), "tanh", "log_uniform"),
+    "gaussian": ((6, 1), "softplus", "gaussian"),
+}
+
+
+def net(k, T, B, D, likelihood, sizes, activation, prior):
+    """The objective of a Bayesian net with random weights, for B rows of D columns, in their order."""
+    rng, a = np.random.default_rng(0), network.Architecture((D, *sizes), activation, likelihood)
+    p = Parameters(k, a.shapes(), T)
+    p.assign({name: rng.normal(-6 * (name[:3] == "rho"), 1 / max(s[0], 4) ** 0.5, s) for name, s in p.shapes.items()})
+    X, w = rng.random((B, D)).astype(T), 1.0 + rng.integers(2, size=B)
+    y = rng.integers(max(sizes[-1], 2), size=B)
+    rest = k.put(X), k.put(np.column_stack([y, w]).astype(T)), np.full(D, 0.5, T), np.full(D, 2, T), None
+    more = {"prior": prior, "tau2": 0.5, "warm": 4, "batch_size": B, "seed": 1}
+    return network.Bound(k, a, p, *rest, weight=w.sum(), share=w.mean(), **more)
+
+
+def check_network(report, what, cpu, gpu, T, B, D):
+    """A step of each kind of net: the gradient, and what an epoch says of it; and two draws with noise that is the same
+    for all rows."""
+    error, rng = 0.0, np.random.default_rng(1)
+    for likelihood, rest in NETS.items():
+        rows, got, x = rng.permutation(B), [], rng.random((B, D)).astype(T)
+        eps = [rng.normal(size=(2, O)).astype(T) for O in rest[0]]
+        for k in cpu, gpu:
+            o = net(k, T, B, D, likelihood, *rest)
+            k.adam.tick(o.parameters.counter)
+            o.step(k.put(rows), o.parameters.counter)
+            drawn = network.Net(k, o.a, o.mu, o.S, T, B, 2).draw(k.put(x), k.put(x * x), [k.put(e) for e in eps], 2)
+            got.append([k.get(o.parameters.g), list(o.values().values()), k.get(drawn)])
+        error = max(error, *(apart(b, a) for a, b in zip(*got)))
+    report.check(f"network {what}", error, 3000 * np.finfo(T).eps)
 
 
 def check_others(report, name, cpu, gpu, T, limit, tiny):
@@ -787,22 +824,35 @@ def vae_steps(report, cpu, gpu):
         ("784-400-40, 10 planar layers", 100, 40, (400,), "relu", 10, True, "monte_carlo", 0, 1, 1),
         ("784-200-200-50, k=50", 100, 50, (200, 200), "tanh", 0, True, "monte_carlo", 0, 1, 50),
     ):
-        ours = 0.0
-        for name, k, n in ("", gpu, 200), (", CPU kernels", cpu, 10):
-            o = autoencoder(k, np.float32, B, 784, d, "bernoulli", *more)
-            p, rows = o.parameters, k.put(np.arange(B))
+        objective = lambda k: autoencoder(k, np.float32, B, 784, d, "bernoulli", *more)  # noqa: B023
+        time_steps(report, "vae", f"step {what}, B={B} float32", objective, cpu, gpu, B)
 
-            def step(o=o, p=p, rows=rows):
-                o.step(rows, p.counter)
-                p.descend(1e-3, 0, np.inf, 0.9, 0.999, 1e-8)
 
-            again = k.capture(step)
-            for _ in range(3):
-                again()
-            taken = 1e6 * min(stream_of(again, k.sync, n)[1] for _ in range(3))
-            ours = ours or taken
-            note = "" if k is gpu else f"{taken / ours:.1f} times ours"
-            report.row("vae", f"step {what}, B={B} float32{name}", taken, "us", note=note)
+def network_steps(report, cpu, gpu):
+    """A training step of Bayesian nets for images: noise, gather, through the layers and back, Adam."""
+    for B in 100, 1000:
+        objective = lambda k: net(k, np.float32, B, 784, "softmax", (300, 100, 10), "relu", "ard")  # noqa: B023
+        time_steps(report, "network", f"step 784-300-100-10, B={B} float32", objective, cpu, gpu, B)
+
+
+def time_steps(report, section, what, objective, cpu, gpu, B):
+    """Rows for a step of objective(k) with Adam's, recorded as `fit` does; and for that of the CPU kernels."""
+    ours = 0.0
+    for name, k, n in ("", gpu, 200), (", CPU kernels", cpu, 10):
+        o = objective(k)
+        p, rows = o.parameters, k.put(np.arange(B))
+
+        def step(o=o, p=p, rows=rows):
+            o.step(rows, p.counter)
+            p.descend(1e-3, 0, np.inf, 0.9, 0.999, 1e-8)
+
+        again = k.capture(step)
+        for _ in range(3):
+            again()
+        taken = 1e6 * min(stream_of(again, k.sync, n)[1] for _ in range(3))
+        ours = ours or taken
+        note = "" if k is gpu else f"{taken / ours:.1f} times ours"
+        report.row(section, f"{what}{name}", taken, "us", note=note)
 
 
 def torch_gaps(X, start):
@@ -1082,7 +1132,7 @@ def main(arguments=None):
         report.say("no timings from a simulator")
     else:
         linear = linear_steps, linear_covariances, linear_draws, linear_fits
-        relevance, steps = (relevance_kernels, relevance_fits), (flow_steps, vae_steps)
+        relevance, steps = (relevance_kernels, relevance_fits), (flow_steps, vae_steps, network_steps)
         for f in iterations, training, products, *linear, *relevance, *steps, phases, launches, noise, fits:
             report.section(f, cpu, gpu)
     missed = [f"{r['section']}: {r['what']}" for r in report.rows if r.get("met") is False]

@@ -51,7 +51,8 @@ INTERVAL = 0.9, 1.6448536269514722  # probability and half width, in standard de
 class Classification(NamedTuple):
     """How a classifier does on some rows: means over them, by weight.
 
-    bound : log_likelihood less kl, in nats per row: a bound on log p(y|X) where the rows are those of fit
+    bound : log_likelihood less kl, in nats per row: a bound on log p(y|X) where the rows are those of fit and nothing
+        is pruned
     log_likelihood : E_q[log p(y|x,w)]
     kl : KL(q || p)/W, W the weight of the rows of fit
     accuracy : part of the rows that are told right
@@ -137,7 +138,7 @@ class SmallNet:
 
     def output(self, X) -> np.ndarray:
         """What the last layer puts out for the rows of X (N,D): (N,K) logits, (N,1) for two classes or a mean."""
-        X = np.asarray(X)
+        X = np.asarray(X, self.layers[0][1].dtype)
         if X.ndim != 2 or X.shape[1] != self.n_features_in:
             raise ValueError(f"X must have the shape (N, {self.n_features_in}), got {X.shape}.")
         H = X if self.columns is None else X[:, self.columns]
@@ -215,7 +216,7 @@ class _Network(Estimator):
         kl_warmup_steps=None,
         batch_size=100,
         max_epochs=100,
-        learning_rate=1e-3,
+        learning_rate=3e-3,
         schedule="cosine",
         early_stopping=False,
         validation_fraction=0.1,
@@ -349,6 +350,7 @@ class _Network(Estimator):
             seed=seed,
             weight=weight,
             share=total / n,
+            constant=-math.log(more.get("y_scale_", 1.0)),
         )
         training = stochastic(
             objective,
@@ -575,7 +577,7 @@ class BayesianMLPClassifier(_Network):
     batch_size : int, default 100
     max_epochs : int, default 100
         An epoch is a pass over the rows, or of few rows as many passes as make 100 steps.
-    learning_rate : float, default 0.001
+    learning_rate : float, default 0.003
         Of Adam.
     schedule : {"cosine", "constant"}, default "cosine"
         "cosine" takes the rate to 0 over max_epochs.
@@ -686,7 +688,7 @@ class BayesianMLPClassifier(_Network):
         kl_warmup_steps=None,
         batch_size=100,
         max_epochs=100,
-        learning_rate=1e-3,
+        learning_rate=3e-3,
         schedule="cosine",
         early_stopping=False,
         validation_fraction=0.1,
@@ -771,7 +773,8 @@ class BayesianMLPClassifier(_Network):
             )
         t, w = at[codes], check_weight(sample_weight, len(X))
         if self.class_weight is not None:
-            w = w * np.array([self.class_weight.get(c, 1) for c in known.tolist()], float)[t]
+            factor = [check_real("class_weight", self.class_weight.get(c, 1), 0, who=who) for c in known.tolist()]
+            w = w * np.array(factor)[t]
         if not w.any():
             raise ValueError("All rows have the weight 0, by sample_weight and class_weight.")
         more = {"classes_": known}

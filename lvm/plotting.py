@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .estimator import NotFittedError, check_array, check_int, interop
+from .estimator import NotFittedError, check_array, check_int, check_targets, interop
 
 __all__ = [
     "COLOURS",
@@ -17,6 +17,7 @@ __all__ = [
     "calibration",
     "ellipse",
     "plot_active",
+    "plot_bands",
     "plot_bound",
     "plot_decision",
     "plot_decoded",
@@ -27,6 +28,7 @@ __all__ = [
     "plot_latent",
     "plot_manifold",
     "plot_mixture",
+    "plot_pruning",
     "plot_reconstructions",
     "plot_relevance",
     "plot_reliability",
@@ -34,7 +36,9 @@ __all__ = [
     "plot_scores",
     "plot_scree",
     "plot_selection",
+    "plot_sparsity",
     "plot_warp",
+    "plot_weights",
 ]
 
 # Okabe & Ito 2008: told apart with any common colour blindness; black left out, yellow last since it is faint on white
@@ -57,6 +61,7 @@ BARS, DRAWS = 60, 400  # plot_imputed: rows a column that have a bar, and draws 
 ELLIPSES = 200  # plot_scores: rows that have an ellipse, and plot_held_out: values that have a bar
 GRID = 200  # plot_decision, plot_flow: points along each side at which the model is asked
 ACTIVE = 0.01  # plot_active: variance of a posterior mean above which a unit is active (Burda et al. 2016)
+DROP = 0.1  # plot_pruning: how far down the picture goes
 RADIUS = np.sqrt(-2 * np.log(1 - 0.68))  # the ellipse at this Mahalanobis distance holds 68 % of a Gaussian
 
 
@@ -868,13 +873,22 @@ def plot_warp(model, *, max_panels: int = 8, ax=None):
     return ax
 
 
+def _scale(ax, skip):
+    """Fit the heights to the lines without their first `skip` values."""
+    late = np.concatenate([line.get_ydata()[skip:] for line in ax.lines])
+    late = late[np.isfinite(late)]
+    if len(late):
+        room = 0.05 * np.ptp(late) + 1e-9
+        ax.set_ylim(late.min() - room, late.max() + room)
+
+
 def plot_bound(model, *, ax=None):
     """The lower bound, `model.lower_bounds_`, after each iteration of `fit`: mean nats per row. It never falls, unless
     it is an estimate, as Adam's is.
 
     Where training kept a `history_` by epochs, also the bound of rows held out, and in new Axes below, which take room
-    from `ax`, each part of the bound: of a VAE the reconstruction and the KL. The scales are then those of the last
-    nine tenths.
+    from `ax`, each part of the bound: of a VAE the reconstruction and the KL, of a net the log-likelihood and the KL.
+    The scales are then those of the last nine tenths.
 
     Raises ImportError without matplotlib, NotFittedError for a model without `lower_bounds_`.
 
@@ -895,7 +909,7 @@ def plot_bound(model, *, ax=None):
     ax.plot(n, bounds, color=COLOURS[0], marker="." if len(bounds) <= 50 else None, label="of training")
     ax.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
     ax.set_ylabel("lower bound, mean nats per row")
-    parts = [name for name in history if name != "lower_bound" and not name.startswith("validation")]
+    parts = [name for name in history if not name.startswith(("lower_bound", "validation", "sparsity"))]
     panels = {"lower_bound": ax}
     if parts:
         first, *places = _room(ax, 1 + len(parts), 1, height_ratios=[3] + [2] * len(parts))
@@ -913,11 +927,7 @@ def plot_bound(model, *, ax=None):
         held = history.get(f"validation_{name}", [])
         if held:
             panel.plot(n[-len(held) :], held, color=COLOURS[5], label="of rows held out")
-        late = np.concatenate([line.get_ydata()[len(n) // 10 :] for line in panel.lines])  # it may begin far off
-        late = late[np.isfinite(late)]
-        if len(late):
-            room = 0.05 * np.ptp(late) + 1e-9
-            panel.set_ylim(late.min() - room, late.max() + room)
+        _scale(panel, len(n) // 10)  # it may begin far off
     if len(ax.lines) > 1:
         ax.legend(fontsize="small", frameon=False)
     for panel in panels.values():
@@ -1141,5 +1151,178 @@ def plot_active(model, X, *, ax=None):
     ax.set_yscale("log")
     ax.set_xticks(place, order, fontsize="x-small" if many else "small", rotation=90 if many else 0)
     ax.set(xlabel="latent unit", ylabel="variance of the posterior mean")
+    ax.legend(fontsize="small", frameon=False)
+    return ax
+
+
+def plot_weights(model, *, units=None, threshold=3.0, shape=None, ax=None):
+    """Mean weights of first-layer units as pictures of the columns of X, and below each what `prune` leaves of it.
+
+    model: a fitted `BayesianMLPClassifier` or `BayesianMLPRegressor` of rows that are pictures; it stays as it is.
+    units: their numbers, by default those 10 with most weights left. threshold: as of `model.prune`.
+    shape (height, width), by default a square. Weights are those of the standardised columns; red is positive, blue is
+    negative, white is 0, and all share one scale, whose ends the title tells.
+
+    Raises ImportError without matplotlib, ValueError for units that there are not and where rows do not have the shape,
+    NotFittedError (from the model) before a fit.
+
+    >>> import lvm
+    >>> X, y = lvm.datasets.load_digits(return_y=True)
+    >>> model = lvm.BayesianMLPClassifier(hidden_layer_sizes=(20,), max_epochs=1, random_state=0).fit(X, y)
+    >>> ax = lvm.plotting.plot_weights(model)                  # doctest: +SKIP
+    """
+    ratio = model.log_ratio_[0][:-1]
+    whole, pruned = (copy.copy(model).prune(t).coefs_[0].T.astype(float) for t in (None, threshold))
+    left = (ratio < threshold).sum(axis=0)
+    units = np.argsort(-left, kind="stable")[:10] if units is None else np.atleast_1d(units)
+    if units.dtype.kind not in "iu" or not len(units) or units.min() < 0 or units.max() >= len(whole):
+        raise ValueError(f"units must be numbers from 0 to {len(whole) - 1}, got {units.tolist()}.")
+    n, largest = len(units), abs(whole[units]).max()
+    titles = [f"unit {i}" for i in units] + [f"{left[i]} left" for i in units]
+    ax = plot_images(np.concatenate([whole[units], pruned[units]]), shape=shape, titles=titles, across=n, ax=ax)
+    ax.images[0].set(cmap="RdBu_r", clim=(-largest, largest))
+    ax.set_title(
+        f"{left.sum()} of {ratio.size} weights of the first layer left at {threshold:g}\n"
+        f"red: up to {largest:.2g}, blue: down to {-largest:.2g}",
+        fontsize="medium",
+    )
+    return ax
+
+
+def plot_sparsity(model, *, ax=None):
+    """Which part of its weights a Bayesian net could do without after each epoch, in all and layer by layer, and the
+    bound.
+
+    model: a fitted `BayesianMLPClassifier` or `BayesianMLPRegressor`. A weight counts where its `log_ratio_` is 3 or
+    more, biases do not. The legend has the last epoch's. The bound, with all of its KL from the first epoch on, is in
+    new Axes below, which take room from `ax`; its scale is that of the last nine tenths.
+
+    Raises ImportError without matplotlib, ValueError where `history_` is not there, as after `lvm.load`, NotFittedError
+    before a fit.
+
+    >>> import lvm
+    >>> X, y = lvm.datasets.load_digits(return_y=True)
+    >>> model = lvm.BayesianMLPClassifier(hidden_layer_sizes=(20,), max_epochs=5, random_state=0).fit(X, y)
+    >>> ax = lvm.plotting.plot_sparsity(model)                 # doctest: +SKIP
+    """
+    last, history = model.sparsity_, getattr(model, "history_", {})  # fails before a fit
+    if "sparsity" not in history:
+        raise ValueError("plot_sparsity needs history_, which model files do not keep. Try it before save.")
+    ax = _axes(ax)
+    from matplotlib.ticker import MaxNLocator
+
+    layers = {f"sparsity_{l}": f"layer {l}" for l in range(len(last))}
+    lines = {name: label for name, label in layers.items() if name in history} | {"sparsity": "all"}
+    n = np.arange(1, len(history["sparsity"]) + 1) + model.n_iter_ - len(history["sparsity"])
+    marker = "." if len(n) <= 50 else None
+    for colour, (name, label) in zip([*COLOURS[: len(lines) - 1], "black"], lines.items()):
+        values = 100 * np.asarray(history[name])
+        ax.plot(n, values, color=colour, marker=marker, label=f"{label}: {values[-1]:.1f} %")
+    ax.set(ylabel="weights pruned, %", ylim=(-2, 102))
+    ax.tick_params(labelbottom=False)
+    ax.legend(fontsize="small", frameon=False)
+    below = _below(ax)
+    below.plot(n, history["lower_bound"], color=COLOURS[0], marker=marker, label="of training")
+    held = history.get("validation_lower_bound", [])
+    if held:
+        below.plot(n[-len(held) :], held, color=COLOURS[5], label="of rows held out")
+        below.legend(fontsize="small", frameon=False)
+    _scale(below, len(n) // 10)
+    below.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
+    below.set(xlabel="epoch", ylabel="bound, nats per row")
+    return ax
+
+
+def plot_pruning(model, X, y, *, thresholds=None, ax=None):
+    """What a Bayesian net is worth on rows X (N,D) with targets y (N,) against the threshold of `prune`: its accuracy,
+    or R², and below how many weights are left.
+
+    model: a fitted `BayesianMLPClassifier` or `BayesianMLPRegressor`; it stays as it is. thresholds: by default from -6
+    to 12; the lower, the fewer weights. The dashed lines are the score of all weights and the threshold that the model
+    is pruned at, or else 3; the title tells what is left there. Scores lower by more than 0.1 are below the picture.
+    Weights without biases, in new Axes below, which take room from `ax`.
+
+    Raises ImportError without matplotlib, ValueError for X and y that do not fit, NotFittedError (from the model)
+    before a fit.
+
+    >>> import lvm
+    >>> X, y = lvm.datasets.load_digits(return_y=True)
+    >>> model = lvm.BayesianMLPClassifier(hidden_layer_sizes=(20,), max_epochs=5, random_state=0).fit(X[::2], y[::2])
+    >>> ax = lvm.plotting.plot_pruning(model, X[1::2], y[1::2])             # doctest: +SKIP
+    """
+    net = copy.copy(model)
+    worth = lambda t: (net.prune(t).score(X, y), net.n_weights_)
+    whole, weights = worth(None)
+    chosen = 3.0 if model.threshold_ is None else model.threshold_
+    thresholds = np.arange(-6, 13) if thresholds is None else thresholds
+    thresholds = np.unique(np.asarray([*thresholds, chosen], float))
+    scores, left = map(np.array, zip(*map(worth, thresholds)))
+    at = int(np.flatnonzero(thresholds == chosen)[0])
+    name = "accuracy" if hasattr(model, "classes_") else "R²"
+    ax = _axes(ax)
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
+
+    ax.axhline(whole, linestyle="--", color="#444444", linewidth=0.8, label=f"all weights: {whole:.3f}")
+    ax.plot(thresholds, scores, "o-", color=COLOURS[0], markersize=4, label="pruned")
+    ax.set_ylim(max(scores.min(), whole - DROP) - 0.05 * DROP, max(scores.max(), whole) + 0.05 * DROP)
+    ax.set_ylabel(name)
+    ax.set_title(f"{name} {scores[at]:.3f} with {left[at]} of {weights} weights, at {chosen:g}", fontsize="medium")
+    ax.tick_params(labelbottom=False)
+    ax.legend(fontsize="small", frameon=False)
+    below = _below(ax)
+    below.plot(thresholds[left > 0], left[left > 0], "o-", color=COLOURS[1], markersize=4)
+    below.set_yscale("log")
+    below.yaxis.set_major_locator(LogLocator(subs=(1, 3), numticks=20))
+    below.yaxis.set_minor_locator(NullLocator())
+    below.yaxis.set_major_formatter("{x:g}")
+    below.xaxis.set_major_locator(MaxNLocator(steps=[1, 2, 5, 10]))
+    below.set(xlabel="threshold of log_ratio_", ylabel="weights left")
+    for panel in ax, below:
+        panel.axvline(chosen, linestyle="--", color="#444444", linewidth=0.8)
+    return ax
+
+
+def plot_bands(model, X, y, *, limits=None, ax=None, max_points: int = 5000):
+    """What a regressor of one column says of y, with bands of two standard deviations: of the mean, which the posterior
+    of the weights leaves open, and of y, noise and all; and the rows of X (N,1) with y (N,).
+
+    model: a fitted `BayesianMLPRegressor` or `RelevanceVectorRegressor`, or anything with `predict(X, return_std=True)`
+    and `noise_variance_`. X may be an array or a frame, other rows than those of the fit, too. limits (low, high): of
+    the column, by default a fifth beyond X on either side. The title tells how many of the y are in the wider band: 95
+    % where the model is right.
+    max_points: of more rows, a fixed random choice is drawn; the title counts all.
+
+    Raises ImportError without matplotlib, ValueError where X has not one column or y does not fit, NotFittedError (from
+    the model) before a fit.
+
+    >>> import lvm, numpy as np
+    >>> x = np.linspace(-3, 3, 200)[:, None]
+    >>> y = np.sin(2 * x[:, 0]) + 0.1 * np.random.default_rng(0).normal(size=200)
+    >>> model = lvm.BayesianMLPRegressor(activation="tanh", learning_rate=0.01, random_state=0).fit(x, y)
+    >>> ax = lvm.plotting.plot_bands(model, x, y)              # doctest: +SKIP
+    """
+    points = check_array(X, "plot_bands", 1, False)
+    if points.shape[1] != 1:
+        raise ValueError(f"The picture shows one column, and X has {points.shape[1]}. Try plot_decision, or a slice.")
+    y = check_targets(y, len(points), "plot_bands")
+    of_rows, spread = map(np.asarray, model.predict(X, return_std=True))
+    within = np.mean(abs(y - of_rows) <= 2 * spread)
+    if limits is None:
+        low, high = float(points.min()), float(points.max())
+        room = 0.2 * (high - low) or 1.0
+        limits = low - room, high + room
+    x = np.linspace(*limits, 2 * GRID)
+    mean, total = map(np.asarray, model.predict(_like(X, x[:, None]), return_std=True))
+    weights = np.sqrt((total**2 - model.noise_variance_).clip(0))  # rounding may leave less than 0
+    ax = _axes(ax)
+
+    drawn = _rows(np.arange(len(y)), max_points)
+    ax.scatter(points[drawn, 0], y[drawn], c="#999999", s=12, linewidths=0, label=f"rows ({len(y)})", zorder=2)
+    for sd, alpha, label in (total, 0.18, "± 2 sd of y"), (weights, 0.45, "± 2 sd of the mean"):
+        ax.fill_between(x, mean - 2 * sd, mean + 2 * sd, color=COLOURS[0], alpha=alpha, linewidth=0, label=label)
+    ax.plot(x, mean, color=COLOURS[0], label="mean", zorder=3)
+    names = _names(model)
+    ax.set(xlabel=str(names[0]) if names else "column 0", ylabel="y")
+    ax.set_title(f"{100 * within:.0f} % of {len(y)} rows within two standard deviations", fontsize="medium")
     ax.legend(fontsize="small", frameon=False)
     return ax

@@ -12,6 +12,7 @@ import itertools
 import math
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import numpy as np
@@ -20,6 +21,9 @@ import torch
 sys.path[:0] = [str(Path(__file__).parents[2])]  # the checkout's lvm, and benchmarks
 
 from benchmarks.peers.run import table  # noqa: E402
+from lvm import kernels  # noqa: E402
+from lvm.objectives.network import Architecture, Bound  # noqa: E402
+from lvm.parameters import Parameters  # noqa: E402
 
 N, B, D = 10, 7, 5  # rows of the data, of the batch: the first ones; columns
 LARGEST, LOG_2PI = 20.0, math.log(2 * math.pi)
@@ -121,9 +125,42 @@ def torch_gradients(theta, x, y, w, eps, config):
 
 
 # ------------------------------------------------------------------------------------------------------ by lvm
+class Given:
+    """The kernel set k, but for its noise, which is eps."""
+
+    def __init__(self, k, eps):
+        self.k = k
+        self.random = SimpleNamespace(normal=lambda seed, stream, counter, out: np.copyto(out, eps))
+
+    def __getattr__(self, name):
+        return getattr(self.k, name)
+
+
 def lvm_gradients(theta, x, y, w, eps, config):
     """{name: gradient of the bound}, by a step of lvm's objective with this noise, in the dtype of x."""
-    raise NotImplementedError
+    k, T = kernels.load("cpu"), x.dtype
+    architecture = Architecture((D, *config.hidden, OUTPUTS[config.likelihood]), config.activation, config.likelihood)
+    parameters = Parameters(k, architecture.shapes(), T)
+    parameters.assign(theta)
+    objective = Bound(
+        Given(k, np.concatenate([e.reshape(-1) for e in eps])),
+        architecture,
+        parameters,
+        x,
+        np.column_stack([y, w]),
+        np.zeros(D, T),
+        np.ones(D, T),
+        held=None,
+        prior=config.prior,
+        tau2=config.prior_variance,
+        warm=10,
+        batch_size=B,
+        seed=0,
+        weight=float(w.sum()),
+        share=float(w.mean()),
+    )
+    objective.step(np.arange(B), np.array([round(10 * config.beta)]))
+    return {name: -g for name, g in parameters.gradients.items()}
 
 
 # -------------------------------------------------------------------------------------------------- comparison

@@ -87,14 +87,32 @@ class Bound:
     held(): batches of rows held out.
 
     share: the mean weight of the rows to fit; weight: of all rows, to which the KL belongs; prior of PRIORS, tau2: the
-    variance of "gaussian"; warm: steps in which the weight of the KL rises from 0."""
+    variance of "gaussian"; warm: steps in which the weight of the KL rises from 0; constant: added to log p(y|x)."""
 
     def __init__(
-        self, k, a, parameters, X, Y, shift, factor, held, *, prior, tau2, warm, batch_size, seed, weight, share
+        self,
+        k,
+        a,
+        parameters,
+        X,
+        Y,
+        shift,
+        factor,
+        held,
+        *,
+        prior,
+        tau2,
+        warm,
+        batch_size,
+        seed,
+        weight,
+        share,
+        constant=0.0,
     ):
         T, B, v = parameters.dtype, batch_size, parameters.views
         self.k, self.a, self.parameters, self.X, self.Y, self.held = k, a, parameters, X, Y, held
         self.prior, self.tau2, self.warm, self.seed, self.weight, self.share = prior, tau2, warm, seed, weight, share
+        self.constant = constant
         self.shift, self.factor = k.put(shift), k.put(factor)
         self.which = k.network.LIKELIHOODS.index(a.likelihood), k.network.PRIORS.index(prior)
         self.mu, self.rho = ([v[f"{name}_{l}"] for l in range(a.layers)] for name in ("mu", "rho"))
@@ -161,7 +179,7 @@ class Bound:
         return {**self._named(px / weight, theta), "sparsity": sparsity, **more}
 
     def _named(self, px, theta):
-        kl = self.divergence(theta) / self.weight
+        px, kl = px + self.constant, self.divergence(theta) / self.weight
         return {"lower_bound": px - kl, "log_likelihood": px, "kl": kl}
 
     def divergence(self, theta):
