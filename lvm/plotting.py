@@ -1155,11 +1155,11 @@ def plot_active(model, X, *, ax=None):
     return ax
 
 
-def plot_weights(model, *, units=None, threshold=3.0, shape=None, ax=None):
+def plot_weights(model, *, units=10, threshold=3.0, shape=None, ax=None):
     """Mean weights of first-layer units as pictures of the columns of X, and below each what `prune` leaves of it.
 
     model: a fitted `BayesianMLPClassifier` or `BayesianMLPRegressor` of rows that are pictures; it stays as it is.
-    units: their numbers, by default those 10 with most weights left. threshold: as of `model.prune`.
+    units: how many, of those with most weights left, or a list of their numbers. threshold: as of `model.prune`.
     shape (height, width), by default a square. Weights are those of the standardised columns; red is positive, blue is
     negative, white is 0, and all share one scale, whose ends the title tells.
 
@@ -1174,7 +1174,9 @@ def plot_weights(model, *, units=None, threshold=3.0, shape=None, ax=None):
     ratio = model.log_ratio_[0][:-1]
     whole, pruned = (copy.copy(model).prune(t).coefs_[0].T.astype(float) for t in (None, threshold))
     left = (ratio < threshold).sum(axis=0)
-    units = np.argsort(-left, kind="stable")[:10] if units is None else np.atleast_1d(units)
+    if np.ndim(units) == 0:
+        units = np.argsort(-left, kind="stable")[: check_int("units", units, 1, who="plot_weights")]
+    units = np.asarray(units)
     if units.dtype.kind not in "iu" or not len(units) or units.min() < 0 or units.max() >= len(whole):
         raise ValueError(f"units must be numbers from 0 to {len(whole) - 1}, got {units.tolist()}.")
     n, largest = len(units), abs(whole[units]).max()
@@ -1190,12 +1192,11 @@ def plot_weights(model, *, units=None, threshold=3.0, shape=None, ax=None):
 
 
 def plot_sparsity(model, *, ax=None):
-    """Which part of its weights a Bayesian net could do without after each epoch, in all and layer by layer, and the
-    bound.
+    """Which part of its weights `prune` would leave of a Bayesian net after each epoch, layer by layer, and the bound.
 
-    model: a fitted `BayesianMLPClassifier` or `BayesianMLPRegressor`. A weight counts where its `log_ratio_` is 3 or
-    more, biases do not. The legend has the last epoch's. The bound, with all of its KL from the first epoch on, is in
-    new Axes below, which take room from `ax`; its scale is that of the last nine tenths.
+    model: a fitted `BayesianMLPClassifier` or `BayesianMLPRegressor`. A weight is left where its `log_ratio_` is below
+    3; biases do not count. The legend has the parts after the last epoch. The bound, with all of its KL from the first
+    epoch on, is in new Axes below, which take room from `ax`; its scale is that of the last nine tenths.
 
     Raises ImportError without matplotlib, ValueError where `history_` is not there, as after `lvm.load`, NotFittedError
     before a fit.
@@ -1209,16 +1210,19 @@ def plot_sparsity(model, *, ax=None):
     if "sparsity" not in history:
         raise ValueError("plot_sparsity needs history_, which model files do not keep. Try it before save.")
     ax = _axes(ax)
-    from matplotlib.ticker import MaxNLocator
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
     layers = {f"sparsity_{l}": f"layer {l}" for l in range(len(last))}
     lines = {name: label for name, label in layers.items() if name in history} | {"sparsity": "all"}
     n = np.arange(1, len(history["sparsity"]) + 1) + model.n_iter_ - len(history["sparsity"])
-    marker = "." if len(n) <= 50 else None
-    for colour, (name, label) in zip([*COLOURS[: len(lines) - 1], "black"], lines.items()):
-        values = 100 * np.asarray(history[name])
-        ax.plot(n, values, color=colour, marker=marker, label=f"{label}: {values[-1]:.1f} %")
-    ax.set(ylabel="weights pruned, %", ylim=(-2, 102))
+    marker, colours = "." if len(n) <= 50 else None, [*(_look(l)[0] for l in range(len(lines) - 1)), "black"]
+    for colour, (name, label) in zip(colours, lines.items()):
+        left = 100 * (1 - np.asarray(history[name]))
+        ax.plot(n, np.where(left > 0, left, np.nan), color=colour, marker=marker, label=f"{label}: {left[-1]:.3g} %")
+    ax.set(ylabel="weights left, %", yscale="log")
+    ax.yaxis.set_major_locator(LogLocator(subs=(1, 3), numticks=20))
+    ax.yaxis.set_minor_locator(NullLocator())
+    ax.yaxis.set_major_formatter("{x:g}")
     ax.tick_params(labelbottom=False)
     ax.legend(fontsize="small", frameon=False)
     below = _below(ax)

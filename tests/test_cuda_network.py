@@ -174,11 +174,12 @@ def test_many_rows_are_those_of_the_cpu(k):
 @T_
 def test_saturated_outputs_are_those_of_the_cpu(k, T):
     """Each slope by its own size: what is all but certain keeps its tiny one."""
-    eps = np.finfo(T).eps
+    eps, tiny = np.finfo(T).eps, np.finfo(T).tiny
     for which, K in (SOFTMAX, 2), (SOFTMAX, 5), (SOFTMAX + 1, 1), (NORMAL, 1):
-        (A, *rest), (B, *wanted) = (through_likelihood(k_, which, K, T=T, scale=30.0) for k_ in (k, cpu))
-        assert_allclose(A, B, rtol=1e3 * eps, atol=0)
-        assert_same(rest, wanted, 1e2 * eps)
+        for scale in 30.0, 3000.0:
+            (A, *rest), (B, *wanted) = (through_likelihood(k_, which, K, T=T, scale=scale) for k_ in (k, cpu))
+            assert_allclose(A, B, rtol=1e3 * eps, atol=tiny)
+            assert_same(rest, wanted, 1e2 * eps)
 
 
 def test_a_row_that_is_no_number_shows(k):

@@ -28,6 +28,8 @@ else:
 needs_sklearn = pytest.mark.skipif(sklearn is None, reason="scikit-learn is not installed")
 
 ESTIMATORS = {
+    "BayesianMLPClassifier": lvm.BayesianMLPClassifier,
+    "BayesianMLPRegressor": lvm.BayesianMLPRegressor,
     "GaussianMixture": lvm.GaussianMixture,
     "PlanarFlow": lvm.PlanarFlow,
     "ProbabilisticPCA": lvm.ProbabilisticPCA,
@@ -36,9 +38,17 @@ ESTIMATORS = {
     "VAE": lvm.VAE,
     "VariationalLogisticRegression": lvm.VariationalLogisticRegression,
 }
-SUPERVISED = ("RelevanceVectorClassifier", "RelevanceVectorRegressor", "VariationalLogisticRegression")
+SUPERVISED = (
+    "BayesianMLPClassifier",
+    "BayesianMLPRegressor",
+    "RelevanceVectorClassifier",
+    "RelevanceVectorRegressor",
+    "VariationalLogisticRegression",
+)
 UNWEIGHTED = ("PlanarFlow", "VAE")  # without sample_weight
 CHECKED_WITH = {  # what scikit-learn's checks get in place of defaults
+    "BayesianMLPClassifier": {"hidden_layer_sizes": (8,), "max_epochs": 3, "learning_rate": 0.02},
+    "BayesianMLPRegressor": {"hidden_layer_sizes": (8,), "max_epochs": 3, "learning_rate": 0.02},
     "PlanarFlow": {"max_epochs": 3},
     "VAE": {"hidden_layer_sizes": (8,), "max_epochs": 1},
 }
@@ -48,6 +58,8 @@ QUICK = {
     "RelevanceVectorRegressor": {"gamma": 0.01},
 }
 CHECKS_IN_1_9 = {
+    "BayesianMLPClassifier": 63,
+    "BayesianMLPRegressor": 59,
     "GaussianMixture": 47,
     "PlanarFlow": 47,
     "ProbabilisticPCA": 53,
@@ -72,6 +84,8 @@ OF_TRANSFORMERS = (
     "check_transformer_get_feature_names_out_pandas",
 )
 OF_ITS_KIND = {
+    "BayesianMLPClassifier": (),
+    "BayesianMLPRegressor": (),
     "GaussianMixture": ("check_non_transformer_estimators_n_iter",),
     "PlanarFlow": OF_TRANSFORMERS,
     "ProbabilisticPCA": (*OF_TRANSFORMERS, "check_transformer_n_iter"),
@@ -80,7 +94,14 @@ OF_ITS_KIND = {
     "VAE": (*OF_TRANSFORMERS, "check_transformer_n_iter"),
     "VariationalLogisticRegression": ("check_class_weight_balanced_linear_classifier",),
 }
+CANNOT_HOLD = {  # of minibatches: check and reason
+    "check_sample_weight_equivalence_on_dense_data": "batches of rows that are repeated have other noise than batches "
+    "of rows that weigh more; test_network.py holds that the bounds agree",
+}
+WITH_NOISE = ("BayesianMLPClassifier", "BayesianMLPRegressor")
 ANSWERS = {
+    "BayesianMLPClassifier": ("predict", "predict_proba", "predict_log_proba"),
+    "BayesianMLPRegressor": ("predict",),
     "GaussianMixture": ("predict", "predict_proba", "score_samples", "score"),
     "PlanarFlow": ("transform", "inverse_transform", "warp", "score_samples", "score"),
     "ProbabilisticPCA": ("transform", "posterior", "impute", "score_samples", "score", "bic"),
@@ -138,7 +159,9 @@ def all_checks():
     for name, cls in ESTIMATORS.items():
         with_ = CHECKED_WITH.get(name, {})
         for model, check in checks_of(cls(**with_)):
-            yield pytest.param(model, check, id=f"{name}-{check.func.__name__}")
+            reason = CANNOT_HOLD.get(check.func.__name__) if name in WITH_NOISE else None
+            marks = () if reason is None else pytest.mark.xfail(reason=reason, raises=AssertionError, strict=True)
+            yield pytest.param(model, check, id=f"{name}-{check.func.__name__}", marks=marks)
         for extra in (*NOT_IN_CHECK_ESTIMATOR, *OF_ITS_KIND[name]) if sklearn else ():
             check = lambda model, name=name, extra=extra: getattr(estimator_checks, extra)(name, model)
             given = cls(**with_) if extra != "check_nonsquare_error" else cls(kernel="precomputed")

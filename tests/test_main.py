@@ -153,6 +153,16 @@ def test_what_the_vae_of_the_demo_must_have_is_above_the_linear_model():
     assert reference > linear + 5
 
 
+def test_the_net_of_the_demo_has_half_of_the_digits_and_must_beat_logistic_regression_on_the_others():
+    ((data, reference),) = [(row[1], row[4]) for row in command.DEMO if row[0].startswith("BayesianMLPClassifier")]
+    (X, y), (unseen, truth) = command._data(data)
+    assert (len(X), len(unseen)) == (899, 898)
+    assert not set(map(bytes, X)) & set(map(bytes, unseen))
+    logistic = lvm.VariationalLogisticRegression().fit(X, y).score(unseen, truth)
+    assert logistic == pytest.approx(0.935, abs=0.002)  # as the comment at DEMO says
+    assert reference > logistic
+
+
 def test_a_row_with_gaps_has_every_fifth_number_deleted(tmp_path):
     seen = []
     fit = lambda X: seen.append(X) or command._mixture(1, "full")(X)

@@ -1400,3 +1400,109 @@ def test_a_damaged_or_forged_autoencoder_is_refused_or_sound(path, kind):
         if max(np.abs(a).max() for a in arrays) < 1e100 and again.scale_.min() > 1e-100:  # else numbers beyond use
             assert np.isfinite(again.score(X[:10]))
             assert np.isfinite(Z).all()
+
+
+# -------------------------------------------------------------------------------------------------------- Bayesian nets
+
+
+def bayesian(kind, dtype=np.float64):
+    """A fitted net, pruned or not, and rows for it."""
+    X = lvm.datasets.load_iris()[:, :3].astype(dtype)
+    params = {"hidden_layer_sizes": [4, 3], "max_epochs": 1, "learning_rate": 0.02, "random_state": 0}
+    if kind == "regressor":
+        return lvm.BayesianMLPRegressor(**params, activation="softplus").fit(X, X @ [1, 2, 3]).prune(0.5), X
+    y = np.repeat(["a", "b", "c"], 50) if kind == "softmax" else np.arange(150) < 60
+    return lvm.BayesianMLPClassifier(**params, class_weight={y[0]: 2.0}).fit(X, y), X
+
+
+bayesian_ = pytest.mark.parametrize("kind", ["softmax", "logistic", "regressor"])
+
+
+@bayesian_
+def test_a_loaded_net_gives_the_same_bits(path, kind):
+    model, X = bayesian(kind, np.float32 if kind == "softmax" else np.float64)
+    model.save(path)
+    again = load(path)
+    for method in ("predict", *(() if kind == "regressor" else ("predict_proba", "predict_log_proba"))):
+        assert same(getattr(again, method)(X), getattr(model, method)(X))
+    assert same(again.get_params(), model.get_params())
+    fitted = {name for name in vars(model) if name.endswith("_")} - {"history_", "optimizer_state_"}
+    assert fitted == {name for name in vars(again) if name.endswith("_")}
+    for name in fitted:
+        assert same(getattr(again, name), getattr(model, name)), name
+    before = path.read_bytes()
+    again.save(path)
+    assert path.read_bytes() == before
+
+
+FORGED_NETS = [
+    *(
+        (nets(**{name: value}), "architecture_ is not that of a net")
+        for name, values in {
+            "sizes": (
+                None,
+                5,
+                [],
+                [3],
+                [3, 0, 3, 3],
+                [3, 4.0, 3, 3],
+                [3, True, 3, 3],
+                [2**31, 4, 3, 3],
+                {"tuple": [3, 4]},
+            ),
+            "activation": ("sigmoid", 1, None),
+            "likelihood": (None,),
+            "more": (1,),
+        }.items()
+        for value in values
+    ),
+    (nets(sizes=[2, 4, 3, 3]), "architecture_ is not that of a net"),
+    (nets(sizes=[3, 4, 4, 3]), "parameters_ must have .* elements, got"),
+    (nets(sizes=[3, *[2**30] * 1000, 3]), "parameters_ must have .* elements, got"),
+    (nets(likelihood="gaussian"), "classes_ are 3, which does not fit architecture_|parameters_ must have"),
+    (nets(likelihood="logistic"), "classes_ are 3, which does not fit architecture_"),
+    (nets(likelihood=["softmax"]), "classes_ are 3, which does not fit architecture_"),
+    (inside("fitted", architecture_=[]), r"architecture_ must be a dict, got \[\]"),
+    (inside("fitted", classes_=["a", "b"]), "classes_ are 2, which does not fit architecture_"),
+    (inside("fitted", classes_=["a", "c", "b"]), "classes_ must rise"),
+    (inside("fitted", classes_=["a", "a", "b"]), "classes_ must rise"),
+    (inside("fitted", threshold_="3"), "threshold_ must be"),
+    (inside("fitted", threshold_={"float": "nan"}), "threshold_"),
+    (inside("fitted", weight_=0.0), "weight_ must be finite and above 0"),
+    (inside("fitted", n_features_in_=4), "mean_ must have the shape"),
+    (inside("params", prior="flat"), "refuses its parameters .The 'prior' parameter"),
+    (array("parameters_", lambda a: a[:-1].copy()), "parameters_ must have .* elements, got"),
+    (array("parameters_", lambda a: a * np.nan), "parameters_ must be finite"),
+    (array("parameters_", lambda a: a.astype("f4")), "mix float32 and float64"),
+    (array("scale_", lambda a: a * 0), "scale_ must be finite and above 0"),
+]
+
+
+@pytest.mark.parametrize(("change", "message"), FORGED_NETS)
+def test_a_forged_net_is_refused_without_work(path, change, message):
+    bayesian("softmax")[0].save(path)
+    tracemalloc.start()
+    try:
+        assert_refused_when(path, change, message)
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
+
+
+@bayesian_
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # numbers of 1e308
+def test_a_damaged_or_forged_net_is_refused_or_sound(path, kind):
+    model, X = bayesian(kind)
+    model.save(path)
+    data, want, rng = path.read_bytes(), vars(load(path)), random.Random(kind)
+    assert_damage_is_seen(path, data, want, rng)
+    for _ in range(200):
+        path.write_bytes(forged(rng, data))
+        try:
+            again = load(path)
+        except ModelFileError:
+            continue
+        arrays = [getattr(again, name) for name in ("parameters_", "mean_", "scale_")]
+        if max(np.abs(a).max() for a in arrays) < 1e30 and again.scale_.min() > 1e-30:  # else numbers beyond use
+            assert again.predict(X[:5]).shape == again.export().predict(X[:5]).shape == (5,)
+            assert 0 <= again.n_weights_ <= 33

@@ -1370,6 +1370,182 @@ def test_images_take_any_shape_and_say_when_it_does_not_fit(ax):
         plotting.plot_images(np.zeros((2, 15)), ax=ax)
 
 
+# ------------------------------------------------------------------------------------------------------- Bayesian nets
+
+
+@functools.cache
+def net():
+    X, y = load_digits(return_y=True)
+    options = {"hidden_layer_sizes": (12, 8), "learning_rate": 0.02, "early_stopping": True, "random_state": 0}
+    return lvm.BayesianMLPClassifier(max_epochs=6, **options).fit(X[:900], y[:900].astype(str))
+
+
+def unseen_digits(n=200):
+    X, y = load_digits(return_y=True)
+    return X[-n:], y[-n:].astype(str)
+
+
+def wave(n=60):
+    x = np.linspace(-3, 3, n)[:, None]
+    return x, np.sin(2 * x[:, 0]) + 0.1 * np.random.default_rng(0).normal(size=n)
+
+
+@functools.cache
+def curve():
+    options = {"activation": "tanh", "learning_rate": 0.02, "max_epochs": 8, "random_state": 0}
+    return lvm.BayesianMLPRegressor(hidden_layer_sizes=(10,), **options).fit(*wave())
+
+
+def test_weights_are_those_of_the_units_with_most_left_and_below_them_what_is_left(ax):
+    plotting.plot_weights(net(), units=4, threshold=-1.0, ax=ax)
+    mu, ratio = net().coefs_[0], net().log_ratio_[0][:-1]
+    left = (ratio < -1.0).sum(axis=0)
+    assert 0 < left.sum() < ratio.size
+    texts = [t.get_text() for t in ax.texts]
+    units = [int(t.removeprefix("unit ")) for t in texts[:4]]
+    assert left[units].tolist() == sorted(left, reverse=True)[:4]
+    assert texts[4:] == [f"{left[i]} left" for i in units]
+    pictures = sheet(ax, 4, top=2).reshape(8, 64)
+    assert_array_equal(pictures[:4], mu.T[units])
+    assert_array_equal(pictures[4:], np.where(ratio < -1.0, mu, 0).T[units])
+    largest = abs(mu[:, units]).max()
+    assert ax.images[0].get_clim() == (-largest, largest)  # so that 0 is white
+    assert ax.get_title() == (
+        f"{left.sum()} of 768 weights of the first layer left at -1\n"
+        f"red: up to {largest:.2g}, blue: down to {-largest:.2g}"
+    )
+
+
+def test_weights_of_a_pruned_net_are_all_there_in_the_upper_row(ax):
+    pruned = copy.copy(net()).prune(-1.0)
+    plotting.plot_weights(pruned, units=[3, 0], ax=ax)
+    pictures = sheet(ax, 2, top=2).reshape(4, 64)
+    assert_array_equal(pictures[:2], net().coefs_[0].T[[3, 0]])
+    assert_array_equal(pictures[2:], copy.copy(net()).prune().coefs_[0].T[[3, 0]])
+
+
+@pytest.mark.parametrize("units", [[12], [-1], [0.5], np.empty(0, int)])
+def test_units_that_there_are_not_are_refused(units, ax):
+    with pytest.raises(ValueError, match=r"units must be numbers from 0 to 11, got \["):
+        plotting.plot_weights(net(), units=units, ax=ax)
+    with pytest.raises(ValueError, match="'units' parameter of plot_weights must be an integer of at least 1"):
+        plotting.plot_weights(net(), units=0, ax=ax)
+
+
+def test_sparsity_is_drawn_as_what_is_left_of_each_layer_and_the_bound_below(ax):
+    plotting.plot_sparsity(net(), ax=ax)
+    bound = ax.figure.axes[1]
+    names = ["sparsity_0", "sparsity_1", "sparsity_2", "sparsity"]
+    for line, name in zip(ax.lines, names, strict=True):
+        assert_allclose(line.get_ydata(), 100 * (1 - np.array(net().history_[name])))
+        assert line.get_xdata().tolist() == [1, 2, 3, 4, 5, 6]
+    labels = [t.get_text() for t in ax.get_legend().get_texts()]
+    assert labels[0] == f"layer 0: {100 * (1 - net().history_['sparsity_0'][-1]):.3g} %"
+    assert labels[3].startswith("all: ")
+    training, held_out = bound.lines
+    assert_array_equal(training.get_ydata(), net().lower_bounds_)
+    assert_array_equal(held_out.get_ydata(), net().history_["validation_lower_bound"])
+    assert bound.get_position().y1 < ax.get_position().y0
+
+
+def test_epochs_before_a_net_was_saved_are_left_out_and_counted(tmp_path, ax):
+    net().save(tmp_path / "net.safetensors")
+    loaded = lvm.load(tmp_path / "net.safetensors")
+    with pytest.raises(ValueError, match="plot_sparsity needs history_, which model files do not keep"):
+        plotting.plot_sparsity(loaded, ax=ax)
+    X, y = unseen_digits()
+    plotting.plot_sparsity(loaded.partial_fit(X, y), ax=ax)
+    assert {tuple(line.get_xdata()) for a in ax.figure.axes for line in a.lines} == {(7,)}
+
+
+def test_the_bound_of_a_net_has_its_likelihood_and_its_kl_and_no_sparsity(ax):
+    plotting.plot_bound(net(), ax=ax)
+    assert [a.get_title("left") for a in ax.figure.axes[1:]] == ["log likelihood", "KL"]
+
+
+@pytest.mark.parametrize(("model", "rows", "name"), [(net, unseen_digits, "accuracy"), (curve, wave, "R²")])
+def test_pruning_is_drawn_as_prune_and_score_have_it(model, rows, name, ax):
+    thresholds = [-1.0, 0.5, 8.0]
+    plotting.plot_pruning(model(), *rows(), thresholds=thresholds, ax=ax)
+    pruned = [copy.copy(model()).prune(t) for t in (-1.0, 0.5, 3.0, 8.0)]  # 3, too, as nothing else was said
+    scores = [p.score(*rows()) for p in pruned]
+    whole, line, chosen = ax.lines
+    assert set(whole.get_ydata()) == {model().score(*rows())}
+    assert line.get_xdata().tolist() == [-1.0, 0.5, 3.0, 8.0]
+    assert_array_equal(line.get_ydata(), scores)
+    assert set(chosen.get_xdata()) == {3.0}
+    left = [p.n_weights_ for p in pruned]
+    assert left[0] < left[-1]
+    below = ax.figure.axes[1]
+    assert_array_equal(below.lines[0].get_ydata(), left)
+    title = f"{name} {scores[2]:.3f} with {left[2]} of {model().n_weights_} weights, at 3"
+    assert (ax.get_ylabel(), ax.get_title()) == (name, title)
+
+
+def test_pruning_marks_the_threshold_that_the_net_is_pruned_at_and_keeps_it(ax):
+    pruned = copy.copy(net()).prune(1.5)
+    plotting.plot_pruning(pruned, *unseen_digits(), thresholds=[0], ax=ax)
+    assert set(ax.lines[2].get_xdata()) == {1.5}
+    assert ax.get_title().endswith(f"of {net().n_weights_} weights, at 1.5")
+    assert pruned.threshold_ == 1.5
+
+
+def test_thresholds_that_leave_no_weight_have_no_place_on_the_logarithmic_scale(ax):
+    plotting.plot_pruning(curve(), *wave(), thresholds=[-50, 50], ax=ax)
+    assert ax.figure.axes[1].lines[0].get_xdata().tolist() == [3, 50]
+    low, high = ax.get_ylim()
+    assert high - low < 1.2 * plotting.DROP  # R² of nothing is far below, and would squeeze the rest
+
+
+def test_bands_are_two_deviations_of_the_mean_and_of_y(ax):
+    x, y = wave()
+    plotting.plot_bands(curve(), x, y, limits=(-4, 5), ax=ax)
+    rows, wide, narrow = ax.collections
+    assert_array_equal(rows.get_offsets(), np.column_stack([x, y]))
+    (line,) = ax.lines
+    at = line.get_xdata()
+    assert (at[0], at[-1]) == (-4, 5)
+    mean, sd = curve().predict(at[:, None], return_std=True)
+    assert_array_equal(line.get_ydata(), mean)
+    for band, deviation in (wide, sd), (narrow, np.sqrt(sd**2 - curve().noise_variance_)):
+        ends = band.get_paths()[0].vertices
+        lower, upper = ends[1 : len(at) + 1], ends[len(at) + 2 : -1][::-1]
+        for curve_, sign in (lower, -1), (upper, 1):
+            assert_allclose(curve_, np.column_stack([at, mean + 2 * sign * deviation]), atol=1e-12)
+    mean, sd = curve().predict(x, return_std=True)
+    part = np.mean(abs(y - mean) <= 2 * sd)
+    assert 0.8 < part <= 1
+    assert ax.get_title() == f"{100 * part:.0f} % of 60 rows within two standard deviations"
+
+
+def test_bands_go_a_fifth_beyond_the_rows_and_are_those_of_any_regressor_with_noise(ax):
+    x, y = wave()
+    frame = pytest.importorskip("pandas").DataFrame({"time": x[:, 0]})
+    model = lvm.RelevanceVectorRegressor(gamma=1.0).fit(frame, y)
+    plotting.plot_bands(model, frame, y, ax=ax)
+    assert_allclose(ax.lines[0].get_xdata()[[0, -1]], [-4.2, 4.2])
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("time", "y")
+
+
+def test_bands_want_one_column(ax):
+    with pytest.raises(ValueError, match="The picture shows one column, and X has 4"):
+        plotting.plot_bands(curve(), load_iris(), np.zeros(150), ax=ax)
+
+
+@pytest.mark.parametrize(
+    ("draw", "data"),
+    [
+        (plotting.plot_weights, ()),
+        (plotting.plot_sparsity, ()),
+        (plotting.plot_pruning, ([[1, 2]], [1])),
+        (plotting.plot_bands, ([[1], [2]], [1, 2])),
+    ],
+)
+def test_an_unfitted_net_is_refused(draw, data, ax):
+    with pytest.raises(lvm.NotFittedError, match="fit"):
+        draw(lvm.BayesianMLPRegressor(), *data, ax=ax)
+
+
 # ------------------------------------------------------------------------------------------------------------ manners
 
 DRAWINGS = {
@@ -1394,6 +1570,10 @@ DRAWINGS = {
     "manifold": lambda ax: plotting.plot_manifold(vae(), n=3, ax=ax),
     "latent": lambda ax: plotting.plot_latent(vae(), load_digits() / 16, ax=ax),
     "active": lambda ax: plotting.plot_active(vae(), load_digits() / 16, ax=ax),
+    "weights": lambda ax: plotting.plot_weights(net(), ax=ax),
+    "sparsity": lambda ax: plotting.plot_sparsity(net(), ax=ax),
+    "pruning": lambda ax: plotting.plot_pruning(net(), *unseen_digits(20), thresholds=[-50], ax=ax),
+    "bands": lambda ax: plotting.plot_bands(curve(), *wave(), ax=ax),
 }
 
 
@@ -1466,6 +1646,16 @@ def test_a_vae_and_its_data_are_not_changed():
         draw(model, X, ax=Figure().subplots())
     for draw in plotting.plot_decoded, plotting.plot_manifold, plotting.plot_bound:
         draw(model, ax=Figure().subplots())
+    np.testing.assert_equal(vars(model), before)
+
+
+def test_a_net_and_its_data_are_not_changed():
+    (X, y), model = unseen_digits(20), copy.deepcopy(net())
+    X.flags.writeable = y.flags.writeable = False
+    before = copy.deepcopy(vars(model))
+    for draw in plotting.plot_weights, plotting.plot_sparsity, plotting.plot_bound:
+        draw(model, ax=Figure().subplots())
+    plotting.plot_pruning(model, X, y, thresholds=[0], ax=Figure().subplots())
     np.testing.assert_equal(vars(model), before)
 
 

@@ -7,7 +7,7 @@
 
 No atomics: results repeat.
 
-What bounds them, not yet measured on a GPU: the launches, of which a step takes ten for each layer, products among
+What bounds them, not yet measured on a GPU: the launches, some ten for each layer and step, products among
 them; of large batches memory, for `perturb` and `back` do little to what they read and write.
 """
 
