@@ -51,7 +51,7 @@ def main(out="lvm-demo"):
         for part in ("train", "t10k")
     )
     net = lvm.BayesianMLPClassifier(
-        hidden_layer_sizes=asked.hidden, batch_size=100, max_epochs=asked.epochs, random_state=0, verbose=1
+        hidden_layer_sizes=asked.hidden, learning_rate=1e-3, max_epochs=asked.epochs, random_state=0, verbose=1
     )
     net.fit(X, y)
     print(f"{len(test)} digits that it has not seen, all {net.n_weights_} weights:")

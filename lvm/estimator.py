@@ -407,6 +407,15 @@ def check_class_weight(value: Any, *, who: str) -> None:
         refuse("class_weight", who, "'balanced', a dict or None", value)
 
 
+def class_factors(class_weight: dict, classes: np.ndarray, who: str) -> np.ndarray:
+    """What class_weight multiplies the weights of each of the classes (K,) with. Errors for labels that are a typo, and
+    for what is no weight."""
+    unknown = [label for label in class_weight if label not in classes.tolist()]
+    if unknown and any(label not in class_weight for label in classes.tolist()):
+        raise ValueError(f"The classes {unknown} of class_weight are not among those of y, {classes.tolist()[:20]}.")
+    return np.array([check_real("class_weight", class_weight.get(c, 1), 0, who=who) for c in classes.tolist()])
+
+
 def check_classes(
     y: Any, n: int, class_weight: Any, sample_weight: Any, who: str
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -421,12 +430,7 @@ def check_classes(
     totals = np.bincount(codes, w, len(classes))
     factor: Any = np.ones(len(classes))
     if isinstance(class_weight, dict):
-        unknown = [label for label in class_weight if label not in classes.tolist()]
-        if unknown and any(label not in class_weight for label in classes.tolist()):  # a typo, it seems
-            raise ValueError(
-                f"The classes {unknown} of class_weight are not among those of y, {classes.tolist()[:20]}."
-            )
-        factor = [check_real("class_weight", class_weight.get(c, 1), 0, who=who) for c in classes.tolist()]
+        factor = class_factors(class_weight, classes, who)
     elif class_weight == "balanced":
         factor = totals.sum() / (np.count_nonzero(totals) * np.where(totals > 0, totals, 1))
     w = _counts(w * np.asarray(factor)[codes])

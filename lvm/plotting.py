@@ -1302,7 +1302,7 @@ def plot_bands(model, X, y, *, limits=None, ax=None, max_points: int = 5000):
     >>> import lvm, numpy as np
     >>> x = np.linspace(-3, 3, 200)[:, None]
     >>> y = np.sin(2 * x[:, 0]) + 0.1 * np.random.default_rng(0).normal(size=200)
-    >>> model = lvm.BayesianMLPRegressor(activation="tanh", learning_rate=0.01, random_state=0).fit(x, y)
+    >>> model = lvm.BayesianMLPRegressor(activation="tanh", max_epochs=5, random_state=0).fit(x, y)
     >>> ax = lvm.plotting.plot_bands(model, x, y)              # doctest: +SKIP
     """
     points = check_array(X, "plot_bands", 1, False)
@@ -1315,7 +1315,8 @@ def plot_bands(model, X, y, *, limits=None, ax=None, max_points: int = 5000):
         low, high = float(points.min()), float(points.max())
         room = 0.2 * (high - low) or 1.0
         limits = low - room, high + room
-    x = np.linspace(*limits, 2 * GRID)
+    low, high = limits
+    x = np.linspace(low, high, 2 * GRID)
     mean, total = map(np.asarray, model.predict(_like(X, x[:, None]), return_std=True))
     weights = np.sqrt((total**2 - model.noise_variance_).clip(0))  # rounding may leave less than 0
     ax = _axes(ax)
