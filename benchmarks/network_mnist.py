@@ -25,8 +25,13 @@ import lvm  # noqa: E402
 
 ROWS = {
     "784-300-10, 100 epochs": {"hidden_layer_sizes": (300,), "max_epochs": 100, "kl_warmup_steps": 24000},
-    "784-300-100-10, 200 epochs": {"hidden_layer_sizes": (300, 100), "max_epochs": 200},
-    "784-300-10, 100 epochs, log-uniform": {"hidden_layer_sizes": (300,), "max_epochs": 100, "prior": "log_uniform"},
+    "784-300-100-10, 200 epochs": {"hidden_layer_sizes": (300, 100), "max_epochs": 200, "kl_warmup_steps": 0},
+    "784-300-10, 100 epochs, log-uniform": {
+        "hidden_layer_sizes": (300,),
+        "max_epochs": 100,
+        "kl_warmup_steps": 24000,
+        "prior": "log_uniform",
+    },
     "784-10, 50 epochs": {"hidden_layer_sizes": (), "max_epochs": 50},
 }
 
