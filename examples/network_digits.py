@@ -35,7 +35,7 @@ def main(out="lvm-demo"):
     order = np.random.default_rng(0).permutation(len(X))
     X, y = X[order].astype(np.float32), y[order]
     fit, labels, test, truth = X[:1200], y[:1200], X[1200:], y[1200:]
-    net = lvm.BayesianMLPClassifier(hidden_layer_sizes=(300, 100), learning_rate=0.01, max_epochs=30, random_state=0)
+    net = lvm.BayesianMLPClassifier(hidden_layer_sizes=(300, 100), max_epochs=30, random_state=0)
     net.fit(fit, labels)
     print(f"{len(fit)} digits to fit, {len(test)} others to test; all {net.n_weights_} weights:")
     print(net.evaluate(test, truth))

@@ -79,14 +79,14 @@ def _vae(X):
 def _net(X, y):
     import lvm
 
-    options = {"hidden_layer_sizes": (50,), "learning_rate": 0.01, "max_epochs": 20, "random_state": 0}
+    options = {"hidden_layer_sizes": (50,), "max_epochs": 20, "random_state": 0}
     return lvm.BayesianMLPClassifier(**options).fit(X, y).prune()
 
 
 def _net_regressor(X, y):
     import lvm
 
-    options = {"activation": "tanh", "learning_rate": 0.01, "max_epochs": 20, "random_state": 0}
+    options = {"activation": "tanh", "max_epochs": 20, "random_state": 0}
     return lvm.BayesianMLPRegressor(hidden_layer_sizes=(50,), **options).fit(X, y).prune()
 
 

@@ -245,6 +245,15 @@ def from_device(x):
     return a
 
 
+def on_disk(X) -> bool:
+    """Is the array X a memory map, or a view of one?"""
+    while X is not None:
+        if isinstance(X, np.memmap):
+            return True
+        X = getattr(X, "base", None)
+    return False
+
+
 def check_array(X, who, min_samples, allow_nan, device="cpu"):
     """X (N,D) as `Estimator` wants it. Nothing is written to it."""
     if device == "cpu" and _is_on_device(X):
@@ -389,10 +398,11 @@ def check_weight(sample_weight: Any, n: int) -> np.ndarray:
     """Weights of `n` rows that can be counts of them, (n,) float64: ones where there are none. Errors: as
     `check_sample_weight`."""
     w = check_sample_weight(sample_weight, n)
-    return np.ones(n) if w is None else _counts(w)
+    return np.ones(n) if w is None else check_counts(w)
 
 
-def _counts(w):
+def check_counts(w: np.ndarray) -> np.ndarray:
+    """`w`, weights that can be counts of rows, or ValueError."""
     if not w.max() < _HEAVIEST:
         raise ValueError(
             f"Weights count rows, and with sample_weight and class_weight they go up to {w.max():g}. Try weights of a "
@@ -433,7 +443,7 @@ def check_classes(
         factor = class_factors(class_weight, classes, who)
     elif class_weight == "balanced":
         factor = totals.sum() / (np.count_nonzero(totals) * np.where(totals > 0, totals, 1))
-    w = _counts(w * np.asarray(factor)[codes])
+    w = check_counts(w * np.asarray(factor)[codes])
     kept = np.flatnonzero(np.bincount(codes, w, len(classes)))
     if len(kept) < 2:
         raise ValueError(
@@ -589,7 +599,7 @@ class Estimator:
         (A memory map is read in blocks on the CPU, and would have to fit on the GPU.)"""
         if isinstance(X, OnDevice):
             return kernels.load(self._device, np.inf)
-        size = 0 if X is None else np.inf if isinstance(X.base, np.memmap) else X.nbytes
+        size = 0 if X is None else np.inf if on_disk(X) else X.nbytes
         return kernels.load(self._device, work, size)
 
     def _as(self, a, X):

@@ -8,12 +8,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from . import kernels
+from .calibration import calibration, codes_of
 from .estimator import (
     ConvergenceWarning,
     Estimator,
     check_choice,
     check_class_weight,
     check_classes,
+    check_counts,
     check_int,
     check_labels,
     check_random_state,
@@ -23,11 +25,12 @@ from .estimator import (
     check_verbose,
     check_weight,
     class_factors,
+    on_disk,
     refuse,
     warn,
 )
 from .fit import SCHEDULES, Ahead, Batches, held_out, stochastic
-from .objectives.network import Architecture, Bound, Net, log_ratio
+from .objectives.network import THRESHOLD, Architecture, Bound, Net, log_ratio
 from .objectives.vae import log_variance
 from .parameters import Parameters
 
@@ -38,14 +41,11 @@ LIGHTEST = 1e-6  # weight of all rows together
 SPARSE = 1 << 16, 64  # numbers in a layer, and of them to each that is not 0, from which on CSR is faster: measured
 START = -8.0  # log S of all weights at the start
 QUIET = -4.0  # log-variance of y, standardised, at the start: with more noise the KL prunes before y has said much
-FAR = (
-    5.0  # standard deviations that the farthest entry of a column may be from its mean, at most, or they are stretched
-)
+FAR = 5.0  # a column's farthest entry is so many of what the column is divided by from its mean, at most
+FOLDED = 100.0  # standard deviations from 0 that a column may be for its centring to go into the biases
 GAUSSIAN = 1, "gaussian"  # outputs of a regressor, and its likelihood
-THRESHOLD = 3.0  # log S/mu² of a weight that says nothing
 ROOM = 4096, 1 << 22  # rows times draws that answers take at a time, and numbers of a layer: at most
 BLOCK = 1 << 20  # numbers of X that are looked at together
-BINS = 15  # of calibration errors
 ANSWER = 9  # stream of random numbers: another than training has
 INTERVAL = 0.9, 1.6448536269514722  # probability and half width, in standard deviations, of a central interval
 
@@ -59,8 +59,7 @@ class Classification(NamedTuple):
     kl : KL(q || p)/W, W the weight of the rows of fit
     accuracy : part of the rows that are told right
     nll : -log p(y|x), p averaged over q, in nats
-    brier : squared error of all probabilities of a row, summed: 0 to 2 (Brier 1950)
-    ece : expected calibration error, of the highest probability in 15 bins of it (Guo et al. 2017)
+    brier, ece : Brier score and expected calibration error, as lvm.plotting.calibration has them
     """
 
     bound: float
@@ -119,13 +118,15 @@ class SmallNet:
     layers : list of (weights, biases), weights (inputs, outputs) dense, or scipy.sparse CSR of (outputs, inputs) where
         that is faster; of X as it is, for standardisation is in the first and the last.
     columns : the columns of X that the first layer takes: a slice, or numbers where there are few of them.
+    shift : what they are centred at, or None where the biases have it: columns far from 0 have no digits for that.
     classes : array (K,) of labels, or None of a regressor.
+    Rows are taken as they are: of what is not finite, answers mean nothing.
     n_weights : weights that are left, without biases.
     """
 
-    def __init__(self, layers, columns, activation, likelihood, classes, n_features_in) -> None:
-        self.layers, self.columns, self.activation = layers, columns, activation
-        self.likelihood, self.classes, self.n_features_in = likelihood, classes, n_features_in
+    def __init__(self, layers, columns, shift, activation, classes, n_features_in) -> None:
+        self.layers, self.columns, self.shift = layers, columns, shift
+        self.activation, self.classes, self.n_features_in = activation, classes, n_features_in
 
     @property
     def n_weights(self) -> int:
@@ -140,10 +141,13 @@ class SmallNet:
 
     def output(self, X) -> np.ndarray:
         """What the last layer puts out for the rows of X (N,D): (N,K) logits, (N,1) for two classes or a mean."""
-        X = np.asarray(X, self.layers[0][1].dtype)
+        X = np.asarray(X)
         if X.ndim != 2 or X.shape[1] != self.n_features_in:
-            raise ValueError(f"X must have the shape (N, {self.n_features_in}), got {X.shape}.")
-        H = X[:, self.columns]
+            raise ValueError(
+                f"X must have the shape (N, {self.n_features_in}), got {X.shape}. Try X.reshape(1, -1) for one row."
+            )
+        H = X[:, self.columns] if self.shift is None else X[:, self.columns] - self.shift
+        H = H.astype(self.layers[0][1].dtype, copy=False)
         for l, (W, b) in enumerate(self.layers):
             H = (H @ W if isinstance(W, np.ndarray) else (W @ H.T).T) + b
             if l < len(self.layers) - 1:
@@ -175,7 +179,7 @@ FUNCTIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 class _Network(Estimator):
     """Training and answers, whatever y is.
 
-    A subclass has `_likelihood(...)` of the fitted model and `_targets`."""
+    A subclass has `_state`, `_check_state` and `fit`, which ends in `_fit`."""
 
     _requires_y = True
 
@@ -325,9 +329,9 @@ class _Network(Estimator):
         p.assign(values)
         if state is not None and "m" in state:
             p.restore(state | {"theta": p.state()["theta"]})
-        Y = np.column_stack([t, w]).astype(T)
+        Y = np.column_stack([np.where(w > 0, t, 0), w]).astype(T)
         # rows in memory are gathered by the step itself; what is on a disk is read ahead
-        resident = not _on_disk(X)
+        resident = not on_disk(X)
         read = lambda some: np.concatenate([np.take(X, some, axis=0), Y[some]], axis=1)
         batches: Any = Batches(k if resident else kernels.load("cpu"), n, size, order, rows, passes)
         if not resident:
@@ -341,7 +345,7 @@ class _Network(Estimator):
             a,
             p,
             k.put(X) if resident else None,
-            k.put(Y),
+            k.put(Y) if resident else None,
             mean.astype(T),
             (1 / scale).astype(T),
             held_batches,
@@ -489,7 +493,9 @@ class _Network(Estimator):
         weights, biases = [mu[:-1].copy() for mu in means], [mu[-1].copy() for mu in means]
         scale, mean = self.scale_.astype(float), self.mean_.astype(float)
         weights[0] /= scale[:, None]
-        biases[0] -= mean @ weights[0]
+        far = (np.abs(mean) > FOLDED * scale).any()
+        if not far:
+            biases[0] -= mean @ weights[0]
         y_mean, y_scale = getattr(self, "y_mean_", 0.0), getattr(self, "y_scale_", 1.0)
         weights[-1] *= y_scale
         biases[-1] = biases[-1] * y_scale + y_mean
@@ -509,7 +515,8 @@ class _Network(Estimator):
         T = self.parameters_.dtype
         layers = [(_as_fast(W.astype(T)), b.astype(T)) for W, b in zip(weights, biases)]
         a = self._a
-        return SmallNet(layers, columns, a.activation, a.likelihood, getattr(self, "classes_", None), a.sizes[0])
+        shift = mean[columns] if far else None
+        return SmallNet(layers, columns, shift, a.activation, getattr(self, "classes_", None), a.sizes[0])
 
     def _check_state(self):
         self.threshold_ = getattr(self, "threshold_", None)  # a file has no None
@@ -517,7 +524,8 @@ class _Network(Estimator):
             raise ValueError(f"threshold_ must be finite, got {self.threshold_}")
         got = self.architecture_
         fits = set(got) == {"sizes", "activation", "likelihood"} and isinstance(got["sizes"], list)
-        fits = fits and all(type(size) is int and 0 < size < 2**31 for size in got["sizes"]) and len(got["sizes"]) > 1
+        fits = fits and 1 < len(got["sizes"]) < 1000
+        fits = fits and all(type(size) is int and 0 < size < 2**31 for size in got["sizes"])
         if not fits or got["activation"] not in ACTIVATIONS or got["sizes"][0] != self.n_features_in_:
             raise ValueError("architecture_ is not that of a net")
         size = sum(math.prod(shape) for shape in self._a.shapes().values())
@@ -634,10 +642,11 @@ class BayesianMLPClassifier(_Network):
     lower_bound_ : float
         On log p(y|X), nats per row, or per unit of weight: the mean in the last epoch, or of the rows held out.
     lower_bounds_ : list of float
-        Of each epoch, as the parameters were while it went on.
+        Of each epoch: the log-likelihood as the parameters were while it went on, less the KL at its end.
     history_ : dict of lists
-        A value for each epoch: "lower_bound", "log_likelihood", "kl", "sparsity" and "sparsity_0", ... of the layers;
-        with early_stopping "validation_..." of the rows held out. Not kept in files.
+        A value for each epoch: "lower_bound", "log_likelihood", "kl", "sparsity", what prune() would take of all
+        weights, and "sparsity_0", ... of the layers; with early_stopping "validation_..." of the rows held out. Not
+        kept in files.
     kl_, weight_ : float
         KL(q || p) in nats, and the weight of all rows.
     optimizer_state_ : dict of arrays
@@ -774,14 +783,9 @@ class BayesianMLPClassifier(_Network):
             if len(known) < 2:
                 raise ValueError(f"{who} needs at least 2 classes, got {known.tolist()}. Say them all by `classes`.")
         found, codes = check_labels(y, len(X), who)
-        at = np.minimum(np.searchsorted(known, found), len(known) - 1)
-        if not (known[at] == found).all():
-            raise ValueError(
-                f"y has labels that are not among the classes {known.tolist()[:20]}: {found.tolist()[:20]}."
-            )
-        t, w = at[codes], check_weight(sample_weight, len(X))
+        t, w = codes_of(found, known, len(found))[codes], check_weight(sample_weight, len(X))
         if self.class_weight is not None:
-            w = w * class_factors(self.class_weight, known, who)[t]
+            w = check_counts(w * class_factors(self.class_weight, known, who)[t])
         if not w.any():
             raise ValueError("All rows have the weight 0, by sample_weight and class_weight.")
         more = {"classes_": known}
@@ -833,28 +837,24 @@ class BayesianMLPClassifier(_Network):
         return float(w @ (classes[codes] == predicted) / w.sum())
 
     def evaluate(self, X, y, n_samples=100) -> Classification:
-        """Accuracy, calibration, and the bound and its parts, of rows X (N,D) with labels y (N,)."""
+        """Accuracy, calibration, and the bound and its parts, of rows X (N,D) with labels y (N,).
+
+        n_samples=0: of the mean weights, whose log-likelihood is above E_q[log p(y|x,w)]."""
         X = self._check_X(X)
         found, codes = check_labels(y, len(X), type(self).__name__)
-        at = np.minimum(np.searchsorted(self.classes_, found), len(self.classes_) - 1)
-        if not (self.classes_[at] == found).all():
-            raise ValueError(f"y has labels that are not among the classes {self.classes_.tolist()[:20]}.")
-        t, rows = at[codes], np.arange(len(X))
+        t, rows = codes_of(found, self.classes_, len(found))[codes], np.arange(len(X))
         log_p, mean = self._log_p(X, n_samples)
         p, kl = np.exp(log_p), self.kl_ / self.weight_
-        top, right = p.max(axis=1), p.argmax(axis=1) == t
-        bins = np.minimum((top * BINS).astype(int), BINS - 1)
-        gaps = np.bincount(bins, top, BINS) - np.bincount(bins, right, BINS)
-        square = (p**2).sum(axis=1) - 2 * p[rows, t] + 1
+        checked = calibration(p, t, classes=np.arange(p.shape[1]))
         px = float(mean[rows, t].mean())
         return Classification(
             bound=px - kl,
             log_likelihood=px,
             kl=kl,
-            accuracy=float(right.mean()),
+            accuracy=float((p.argmax(axis=1) == t).mean()),
             nll=float(-log_p[rows, t].mean()),
-            brier=float(square.mean()),
-            ece=float(np.abs(gaps).sum() / len(X)),
+            brier=checked.brier,
+            ece=checked.ece,
         )
 
 
@@ -877,6 +877,8 @@ class BayesianMLPRegressor(_Network):
         As of BayesianMLPClassifier; coefs_ and intercepts_ are of standardised y, bounds in the units of y.
     y_mean_, y_scale_ : float
         What y is centred at and divided by.
+    noise_variance_ : float
+        Variance of y given x and the weights.
 
     Raises
     ------
@@ -887,7 +889,7 @@ class BayesianMLPRegressor(_Network):
     >>> import lvm, numpy as np
     >>> x = np.linspace(-3, 3, 200)[:, None]
     >>> y = np.sin(2 * x[:, 0]) + 0.1 * np.random.default_rng(0).normal(size=200)
-    >>> net = lvm.BayesianMLPRegressor(activation="tanh", learning_rate=0.01, random_state=0).fit(x, y)
+    >>> net = lvm.BayesianMLPRegressor(activation="tanh", random_state=0).fit(x, y)
     >>> mean, std = net.predict([[0.0], [9.0]], return_std=True)
     >>> net.score(x, y) > 0.8
     True
@@ -906,19 +908,20 @@ class BayesianMLPRegressor(_Network):
         X, names = self._check_fit_X(X, min_samples=2)
         y = check_targets(y, len(X), type(self).__name__)
         w = check_weight(sample_weight, len(X))
-        mean, scale = _standard_y(y, w)
+        mean, scale = _standard_y(y, w, X.dtype)
         self._fit(X, names, (y - mean) / scale, w, GAUSSIAN, {"y_mean_": mean, "y_scale_": scale})
         return self
 
     def partial_fit(self, X, y, sample_weight=None, n_total=None) -> "BayesianMLPRegressor":
-        """Go on training by one pass over X (N,D) and y (N,): see BayesianMLPClassifier."""
+        """Go on training by one pass over X (N,D) and y (N,): see BayesianMLPClassifier. y is standardised as it was in
+        the first call."""
         self._check_params()
         n_total = None if n_total is None else check_real("n_total", n_total, 0, inclusive=False, who="partial_fit")
         first = not self.__sklearn_is_fitted__()
         X, names = self._check_fit_X(X, min_samples=2) if first else (self._check_X(X), None)
         y = check_targets(y, len(X), type(self).__name__)
         w = check_weight(sample_weight, len(X))
-        mean, scale = _standard_y(y, w) if first else (self.y_mean_, self.y_scale_)
+        mean, scale = _standard_y(y, w, X.dtype) if first else (self.y_mean_, self.y_scale_)
         more, t = {"y_mean_": mean, "y_scale_": scale}, (y - mean) / scale
         if first:
             self._begin(X, names, t, w, GAUSSIAN, more, n_total)
@@ -931,11 +934,13 @@ class BayesianMLPRegressor(_Network):
         a = self._a
         if (a.sizes[-1], a.likelihood) != GAUSSIAN:
             raise ValueError("architecture_ is not that of a regressor")
+        if not 1e-140 < self.y_scale_ < 1e140:
+            raise ValueError(f"y_scale_ must be between 1e-140 and 1e140, got {self.y_scale_}")
 
     @property
     def noise_variance_(self) -> float:
         """Variance of y given x and the weights."""
-        return self.y_scale_**2 * self._noise
+        return self._noise * self.y_scale_ * self.y_scale_
 
     @property
     def _noise(self):
@@ -946,7 +951,7 @@ class BayesianMLPRegressor(_Network):
         n = check_int("n_samples", n, 0, who=type(self).__name__)
         return ((some, out[:, :, 0]) for some, out in self._outputs(X, n))
 
-    def predict(self, X, return_std=False, n_samples=100):
+    def predict(self, X, return_std=False, *, n_samples=100):
         """Mean (N,) of y at the rows of X; with return_std also its standard deviation (N,), of the weights' posterior
         and of the noise.
 
@@ -1012,7 +1017,7 @@ def _standard(X, w):
                 continue
             m = c @ x / c.sum()  # the mean of all is that of the parts: Chan et al. 1983
             more, away = c.sum(), m - mean
-            square += c @ (x - m) ** 2 + away**2 * (W * more / (W + more))
+            square += c @ (x - m) ** 2 + away * (away * (W * more / (W + more)))
             W += more
             mean += away * (more / W)
             low, high = np.minimum(low, x.min(axis=0)), np.maximum(high, x.max(axis=0))
@@ -1025,15 +1030,20 @@ def _standard(X, w):
     return mean, scale
 
 
-def _standard_y(y, w):
-    """What y is centred at and divided by; weighted by w (N,)."""
+def _standard_y(y, w, T):
+    """What y is centred at and divided by; weighted by w (N,). T must hold both."""
     y, w = y[w > 0], w[w > 0]
-    unit = np.abs(y).max() or 1.0
-    mean = unit * float(w @ (y / unit) / w.sum())
-    unit = np.abs(y - mean).max() or 1.0
-    scale = unit * float(np.sqrt(w @ ((y - mean) / unit) ** 2 / w.sum())) or 1.0
-    if not 1e-140 < scale < 1e140:
-        raise ValueError(f"y varies by {scale:g}, of which the square is no number. Try scaling y.")
+    if y.min() == y.max():
+        mean, scale = float(y[0]), 1.0
+    else:
+        unit = np.abs(y).max()
+        mean = unit * float(w @ (y / unit) / w.sum())
+        unit = np.abs(y - mean).max()
+        scale = unit * float(np.sqrt(w @ ((y - mean) / unit) ** 2 / w.sum()))
+    with np.errstate(over="ignore", divide="ignore", under="ignore"):
+        fits = np.isfinite(np.array([mean, scale, 1 / scale]).astype(T)).all()
+    if not (fits and 1e-140 < scale < 1e140):
+        raise ValueError(f"y varies by {scale:g} about {mean:g}, too much or too little for {T}. Try scaling y.")
     return float(mean), float(scale)
 
 
@@ -1065,14 +1075,6 @@ def _as_fast(W):
     from scipy.sparse import csr_array
 
     return csr_array(W.T)
-
-
-def _on_disk(X):
-    while X is not None:
-        if isinstance(X, np.memmap):
-            return True
-        X = getattr(X, "base", None)
-    return False
 
 
 def _digest(*arrays):

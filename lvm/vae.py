@@ -22,6 +22,7 @@ from .estimator import (
     check_rows_again,
     check_training,
     check_verbose,
+    on_disk,
     refuse,
     warn,
 )
@@ -544,7 +545,7 @@ class VAE(Transformer):
         if state is not None and "m" in state:
             p.restore(state | {"theta": p.state()["theta"]})
         # rows in memory are gathered by the step itself, some 2 % of it; what is on a disk, or made, is read ahead
-        resident = not blocks and not _on_disk(rows)
+        resident = not blocks and not on_disk(rows)
         read = lambda some: some if resident else np.take(rows, some, axis=0)
         if blocks:
             settings = {"n_rows": n, "batch_size": size}
@@ -967,14 +968,6 @@ def _check_pixels(X, first):
             f'likelihood="bernoulli", mean="sigmoid" and binarize want X between 0 and 1, got {X[n, j]:g} at row '
             f'{first + n}, column {j}. Try {scaled}, or likelihood="gaussian" with mean="linear".'
         )
-
-
-def _on_disk(X):
-    while X is not None:
-        if isinstance(X, np.memmap):
-            return True
-        X = getattr(X, "base", None)
-    return False
 
 
 def _cut(blocks: Callable[[], Iterator[np.ndarray]], size: int, N: int) -> Iterator[np.ndarray]:

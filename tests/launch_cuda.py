@@ -333,9 +333,9 @@ def nets(T):
                 same(values, b.history_[name])
             answer = "predict_proba" if kind is BayesianMLPClassifier else "predict"
             for n in 0, 7, 60:
-                same(getattr(a, answer)(X[:20], n), getattr(b, answer)(X[:20], n))
+                same(*(getattr(m, answer)(X[:20], n_samples=n) for m in (a, b)))
             same(a.evaluate(X[:20], y[:20], 7), b.evaluate(X[:20], y[:20], 7))
-            same(*(getattr(m.prune(0), answer)(X[:20], 7) for m in (a, b)))
+            same(*(getattr(m.prune(0), answer)(X[:20], n_samples=7) for m in (a, b)))
             same(*(m.partial_fit(X, y, sample_weight=w).parameters_ for m in (a, b)))
     finally:
         changed.undo()

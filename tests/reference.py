@@ -723,9 +723,8 @@ def vae_linear_bound(theta, X, *, d, activation="relu", beta=1.0):
 # row of each for biases; noise (1,) of "gaussian". Rows x (B,D), standardised; y (B,): classes 0, 1, ..., or numbers.
 # All is analytic, as above, but for pruning.
 def network_log_ratio(theta):
-    """log S - log mu² of each weight, infinite where mu is 0: a list of (I+1,O).   Molchanov et al. 2017, log alpha"""
-    with np.errstate(divide="ignore"):
-        return [np.log(S) - 2 * np.log(np.abs(mu)) for mu, S in network_layers(theta)]
+    """log S - log(mu² + 1e-30) of each weight: a list of (I+1,O).   Molchanov et al. 2017, log alpha"""
+    return [np.log(S) - np.log(mu**2 + 1e-30) for mu, S in network_layers(theta)]
 
 
 def network_layers(theta, threshold=None):

@@ -45,19 +45,20 @@ ARROWS = {
     "lvm.objectives*": ("lvm.parameters", "numpy scipy"),
     "lvm": ("", ""),
     "lvm.__main__": ("lvm", "numpy scipy tqdm matplotlib llvmlite"),
+    "lvm.calibration": ("lvm.estimator", "numpy"),
     "lvm.datasets": ("", "numpy"),
     "lvm.estimator": ("lvm.__version__ lvm.kernels lvm.modelfile", "numpy sklearn pandas polars"),
     "lvm.checkpoint": ("lvm.__version__ lvm.modelfile", "numpy safetensors"),
     "lvm.fit": ("lvm.estimator lvm.parameters lvm.checkpoint", "numpy tqdm"),
     "lvm.modelfile": ("lvm.__version__ lvm.estimator", "numpy safetensors"),
     "lvm.parameters": ("", "numpy"),
-    "lvm.plotting": ("lvm.estimator", "numpy scipy matplotlib"),
+    "lvm.plotting": ("lvm.calibration lvm.estimator", "numpy scipy matplotlib"),
     "lvm.selection": ("lvm.mixture lvm.estimator lvm.kernels.pool", "numpy tqdm"),
     "lvm.starts": ("", "numpy"),
     "lvm.*": (  # a family
         (
             "lvm.fit lvm.starts lvm.objectives lvm.estimator lvm.kernels lvm.modelfile lvm.parameters "
-            "lvm.distributions lvm.evidence lvm.targets"
+            "lvm.calibration lvm.distributions lvm.evidence lvm.targets"
         ),
         "numpy scipy tqdm",
     ),

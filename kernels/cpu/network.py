@@ -11,7 +11,7 @@ import math
 from .. import pool
 from ..jit import FAST, kernel
 from ..shared.activations import ACTIVATIONS, SLOPES
-from ..shared.network import FIT, LIKELIHOODS, LOGISTIC, PRIORS, SOFTMAX, divergence_slopes
+from ..shared.network import FIT, LIKELIHOODS, LOGISTIC, PRIORS, SOFTMAX, TINY, divergence_slopes
 from ..shared.scalar import bernoulli_nll, exp, log
 from ..shared.vae import LARGEST, gaussian, log_variance, warmed
 
@@ -20,6 +20,7 @@ __all__ = [
     "LARGEST",
     "LIKELIHOODS",
     "PRIORS",
+    "TINY",
     "back",
     "finish",
     "gather",
@@ -139,8 +140,8 @@ _perturbers = {name: _perturber(f) for name, f in ACTIVATIONS.items()}
 def perturb(M, V, eps, R, activation, H, squares, G):
     """H = f(u), u = m + sqrt(v) eps, for R draws of each row, its squares, and G = du/dv = eps/(2 sqrt v).
 
-    M, V (B,O), eps (B R,O), or (R,O) for the same noise in all rows, activation: as of linear.gemm  ->  H, squares, G
-    (B R,O); squares and G may be (0,O), for none"""
+    M, V (B,O), eps (B R,O), or fewer rows, in turn: (R,O) for the same noise in all rows; activation: as of
+    linear.gemm  ->  H, squares, G (B R,O); squares and G may be (0,O), for none"""
     p = _perturbers[activation]
     _rows(lambda a, b: p(M, V, eps, R, a, b, H, squares, G), len(M), 4 * R * M.shape[1])
 

@@ -16,7 +16,7 @@ import math
 import numpy as np
 
 from ..shared.activations import activate, slope
-from ..shared.network import FIT, LIKELIHOODS, LOGISTIC, PRIORS, SOFTMAX, divergence_slopes
+from ..shared.network import FIT, LIKELIHOODS, LOGISTIC, PRIORS, SOFTMAX, TINY, divergence_slopes
 from ..shared.scalar import bernoulli_nll, exp, log
 from ..shared.vae import LARGEST, gaussian, log_variance, warmed
 from .api import cuda, kernel
@@ -31,6 +31,7 @@ __all__ = [
     "LARGEST",
     "LIKELIHOODS",
     "PRIORS",
+    "TINY",
     "back",
     "finish",
     "gather",
@@ -123,8 +124,8 @@ def _perturb(M, V, eps, R, activation, bits, H, squares, G):
 def perturb(M, V, eps, R, activation, H, squares, G):
     """H = f(u), u = m + sqrt(v) eps, for R draws of each row, its squares, and G = du/dv = eps/(2 sqrt v).
 
-    M, V (B,O), eps (B R,O), or (R,O) for the same noise in all rows, activation: as of linear.gemm  ->  H, squares, G
-    (B R,O); squares and G may be (0,O), for none"""
+    M, V (B,O), eps (B R,O), or fewer rows, in turn: (R,O) for the same noise in all rows; activation: as of
+    linear.gemm  ->  H, squares, G (B R,O); squares and G may be (0,O), for none"""
     blocks, bits = _by_number(H)
     _perturb(blocks, THREADS, M, V, eps, R, WHICH[activation], bits, H, squares, G)
 

@@ -21,6 +21,7 @@ import numpy as np
 from .vae import log_variance
 
 NOISE, HELD_NOISE = range(2)  # streams of random numbers
+THRESHOLD = 3.0  # log S/mu² of a weight that says nothing (Molchanov, Ashukha & Vetrov 2017)
 
 
 class Architecture(NamedTuple):
@@ -173,7 +174,8 @@ class Bound:
         px, weight = (float(t) for t in self.k.get(self.totals))
         self.k.adam.assign(self.totals, np.zeros(2))
         theta = self.parameters.get()
-        pruned = [pruned_part(theta[f"mu_{l}"][:-1], theta[f"rho_{l}"][:-1], self.k) for l in range(self.a.layers)]
+        layers = ((theta[f"mu_{l}"][:-1], theta[f"rho_{l}"][:-1]) for l in range(self.a.layers))
+        pruned = [log_ratio(self.k, mu, rho) >= THRESHOLD for mu, rho in layers]
         more = {f"sparsity_{l}": float(p.mean()) for l, p in enumerate(pruned)} if self.a.layers > 1 else {}
         sparsity = sum(int(p.sum()) for p in pruned) / sum(p.size for p in pruned)
         return {**self._named(px / weight, theta), "sparsity": sparsity, **more}
@@ -211,14 +213,8 @@ def parts(W):
 
 
 def log_ratio(k, mu, rho):
-    """log S/mu², float64: where it is large a weight says nothing."""
-    with np.errstate(divide="ignore"):
-        return log_variance(k, rho.astype(float)) - 2 * np.log(np.abs(mu.astype(float)))
-
-
-def pruned_part(mu, rho, k, threshold=3.0):
-    """Which weights have a log_ratio of at least the threshold?"""
-    return log_ratio(k, mu, rho) >= threshold
+    """log S/mu², float64: where it is large a weight says nothing. At most 89: mu² of 0 counts as 1e-30."""
+    return log_variance(k, rho.astype(float)) - np.log(mu.astype(float) ** 2 + k.network.TINY)
 
 
 def divergence(k, mu, rho, prior, tau2):
