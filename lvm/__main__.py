@@ -86,7 +86,7 @@ def _net(X, y):
 def _net_regressor(X, y):
     import lvm
 
-    options = {"activation": "tanh", "max_epochs": 20, "random_state": 0}
+    options = {"activation": "tanh", "max_epochs": 50, "random_state": 0}
     return lvm.BayesianMLPRegressor(hidden_layer_sizes=(50,), **options).fit(X, y).prune()
 
 

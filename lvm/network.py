@@ -1000,7 +1000,9 @@ class BayesianMLPRegressor(_Network):
 
 
 def _r2(y, mean, w):
-    rest, total = w @ (y - mean) ** 2, w @ (y - w @ y / w.sum()) ** 2
+    rest, away = y - mean, y - (y[0] if y.min() == y.max() else w @ y / w.sum())
+    unit = max(np.abs(rest).max(), np.abs(away).max()) or 1.0  # their squares may be no numbers
+    rest, total = w @ (rest / unit) ** 2, w @ (away / unit) ** 2
     return float(1 - rest / total) if total > 0 else float(rest == 0)
 
 
