@@ -115,12 +115,13 @@ class Regression(NamedTuple):
 class SmallNet:
     """What is left of a net: its mean weights without those that are pruned, and without units that say nothing.
 
+    Rows are taken as they are: where they are not finite, answers mean nothing.
+
     layers : list of (weights, biases), weights (inputs, outputs) dense, or scipy.sparse CSR of (outputs, inputs) where
         that is faster; of X as it is, for standardisation is in the first and the last.
     columns : the columns of X that the first layer takes: a slice, or numbers where there are few of them.
     shift : what they are centred at, or None where the biases have it: columns far from 0 have no digits for that.
     classes : array (K,) of labels, or None of a regressor.
-    Rows are taken as they are: of what is not finite, answers mean nothing.
     n_weights : weights that are left, without biases.
     """
 
