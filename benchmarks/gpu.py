@@ -825,17 +825,17 @@ def vae_steps(report, cpu, gpu):
         ("784-200-200-50, k=50", 100, 50, (200, 200), "tanh", 0, True, "monte_carlo", 0, 1, 50),
     ):
         objective = lambda k: autoencoder(k, np.float32, B, 784, d, "bernoulli", *more)  # noqa: B023
-        time_steps(report, "vae", f"step {what}, B={B} float32", objective, cpu, gpu, B)
+        timed_steps(report, "vae", f"step {what}, B={B} float32", objective, cpu, gpu, B)
 
 
 def network_steps(report, cpu, gpu):
     """A training step of Bayesian nets for images: noise, gather, through the layers and back, Adam."""
     for B in 100, 1000:
         objective = lambda k: net(k, np.float32, B, 784, "softmax", (300, 100, 10), "relu", "ard")  # noqa: B023
-        time_steps(report, "network", f"step 784-300-100-10, B={B} float32", objective, cpu, gpu, B)
+        timed_steps(report, "network", f"step 784-300-100-10, B={B} float32", objective, cpu, gpu, B)
 
 
-def time_steps(report, section, what, objective, cpu, gpu, B):
+def timed_steps(report, section, what, objective, cpu, gpu, B):
     """Rows for a step of objective(k) with Adam's, recorded as `fit` does; and for that of the CPU kernels."""
     ours = 0.0
     for name, k, n in ("", gpu, 200), (", CPU kernels", cpu, 10):
