@@ -1490,6 +1490,21 @@ def test_a_forged_net_is_refused_without_work(path, change, message):
         tracemalloc.stop()
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (inside("fitted", y_scale_=0.0), "y_scale_ must be finite and above 0"),
+        (inside("fitted", y_scale_=1e300), "y_scale_ must be between 1e-140 and 1e140"),
+        (inside("fitted", y_mean_={"float": "nan"}), "y_mean_ must be finite"),
+        (nets(sizes=[3, 4, 3, 2]), "architecture_ is not that of a regressor|parameters_ must have"),
+        (nets(likelihood="softmax"), "architecture_ is not that of a regressor|parameters_ must have"),
+    ],
+)
+def test_a_forged_regressor_is_refused(path, change, message):
+    bayesian("regressor")[0].save(path)
+    assert_refused_when(path, change, message)
+
+
 @bayesian_
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")  # numbers of 1e308
 def test_a_damaged_or_forged_net_is_refused_or_sound(path, kind):

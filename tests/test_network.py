@@ -150,7 +150,7 @@ def test_a_linear_regression_finds_the_noise_and_the_columns():
     r = rng(11)
     X = r.standard_normal((300, 6)) * [1, 10, 0.1, 1, 1, 1] + 3
     y = X @ [1, 0.2, 0, 0, 0, 0] + 5 + 0.5 * r.standard_normal(300)
-    net = small("regressor", hidden_layer_sizes=(), max_epochs=40, learning_rate=0.02).fit(X, y)
+    net = small("regressor", hidden_layer_sizes=(), max_epochs=80, learning_rate=0.02).fit(X, y)
     a = np.c_[X[:, :2], np.ones(300)]
     w, (rest,), *_ = np.linalg.lstsq(a, y)
     assert_allclose(net.coefs_[0][:2, 0] * net.y_scale_ / net.scale_[:2], w[:2], rtol=0.02)
@@ -158,8 +158,12 @@ def test_a_linear_regression_finds_the_noise_and_the_columns():
     assert np.sqrt(np.mean((net.predict(X, n_samples=0) - a @ w) ** 2)) < 0.15
     ratio = net.log_ratio_[0][:-1, 0]
     assert ratio[:2].max() < -3
-    assert ratio[2:].min() > ratio[:2].max() + 3
-    assert ratio[2:].max() > 2
+    assert ratio[2:].min() > -1
+    assert ratio[2:].max() > 3
+    everything = np.c_[X, np.ones(300)]  # what says least by least squares goes first: by w²/var(w)
+    all_w, *_ = np.linalg.lstsq(everything, y)
+    said = all_w**2 / np.diag(np.linalg.inv(everything.T @ everything))
+    assert_array_equal(np.argsort(ratio[2:]), np.argsort(-said[2:6]))
     exact = network_linear_log_p(theta(net), standardised(net, X), (y - net.y_mean_) / net.y_scale_, "gaussian")
     e = net.evaluate(X, y, 2000)
     assert_allclose(e.log_likelihood, exact.mean() - np.log(net.y_scale_), rtol=1e-3)
@@ -167,25 +171,22 @@ def test_a_linear_regression_finds_the_noise_and_the_columns():
 
 
 @pytest.mark.parametrize(
-    ("params", "least"),
+    ("params", "least", "left"),
     [
-        ({}, 0.95),
-        ({"prior": "log_uniform", "activation": "tanh", "learning_rate": 0.03}, 0.95),
-        ({"prior": "gaussian", "prior_variance": 10.0, "activation": "softplus", "learning_rate": 0.03}, 0.88),
+        ({}, 0.95, 30),
+        ({"prior": "log_uniform", "activation": "tanh", "learning_rate": 0.03}, 0.95, 30),
+        ({"prior": "gaussian", "prior_variance": 10.0, "activation": "softplus", "learning_rate": 0.03}, 0.88, 60),
     ],
     ids=str,
 )
-def test_two_moons_are_told_apart(params, least):
+def test_two_moons_are_told_apart(params, least, left):
     """Also with the weights alone that pruning leaves."""
     X, y = moons()
     net = small(hidden_layer_sizes=(20,), max_epochs=25, **params).fit(X[:200], y[:200])
     assert net.score(X[200:], y[200:]) > least
     assert net.evaluate(X[200:], y[200:]).ece < 0.06
     assert net.prune().score(X[200:], y[200:]) > least
-    assert net.export().n_weights <= net.n_weights_
-    if least == 0.95:
-        assert net.sparsity_[0] > 0.6
-        assert net.export().n_weights < 30
+    assert net.export().n_weights <= net.n_weights_ <= left  # of 60
 
 
 def test_a_curve_is_learned():

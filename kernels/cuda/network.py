@@ -94,7 +94,8 @@ def _regularise(mu, rho, S, prior, tau2, share, counter, warm, dmu, drho):
 
 
 def regularise(mu, rho, S, prior, tau2, share, counter, warm, dmu, drho):
-    """Adds beta share times the slopes of the KL (`divergence_slopes`), and makes of slopes in S those in rho.
+    """Adds beta share times the slopes of the KL (`divergence_slopes`), and makes of slopes in S those in rho: by
+    t = log S, dS = S dt, so that drho = (S dS + beta share dKL/dt) dt/drho.
 
     mu, rho, S (I+1,O), prior: a place in PRIORS, tau2: variance of "gaussian", counter (1,) int64, beta = min(1,
     counter/warm)  ->  dmu (I+1,O), added to; drho (I+1,O), which comes with the slopes in S"""
@@ -238,7 +239,8 @@ def likelihood(A, t, noise, which, share, l):
     A (B,K) output, t (B,2), the target y and the weight w of each row, noise (1,), the log-variance as `log_variance`
     takes it, or (0,); which, a place in LIKELIHOODS: "softmax", log p = a_y - log sum e^a, y the number of a class;
     "logistic", one logit, y 0 or 1; "gaussian", log N(y | a, e^t); share: of a row of weight 1 in the mean bound  ->
-    l (B,2): w log p, and the slope in noise"""
+    l (B,2): w log p, and the slope in noise. With p = e^a / sum e^a, or sigmoid(a), minus the slopes of log p are p_j -
+    [j = y] (Bishop 4.109), p - y (4.91), and (a - y) e^-t, (1 - (a - y)² e^-t)/2 in t"""
     blocks, bits = _groups(*A.shape)
     _likelihood(blocks, GROUPS, A, t, noise, which, share, bits, l)
 
