@@ -159,6 +159,8 @@ def checks(report, cpu, gpu, tiny):
         for B, D in [(5, 9)] if tiny else [(5, 9), (129, 83), (300, 784)]:
             check_vae(report, f"{B}x{D} {name}", cpu, gpu, T, B, D)
             check_network(report, f"{B}x{D} {name}", cpu, gpu, T, B, D)
+        for N in [37] if tiny else [37, 2051, 70_001]:
+            check_gradients(report, f"of {N} {name}", cpu, gpu, T, N)
         check_others(report, name, cpu, gpu, T, 300 * eps, tiny)
 
 
@@ -366,6 +368,47 @@ def check_network(report, what, cpu, gpu, T, B, D):
             got.append([k.get(o.parameters.g), list(o.values().values()), k.get(drawn)])
         error = max(error, *(apart(b, a) for a, b in zip(*got)))
     report.check(f"network {what}", error, 3000 * np.finfo(T).eps)
+
+
+def distribution(kind, T, D=3):
+    """The kernels' table of a distribution of D columns, a place in KINDS, and how many columns of noise it takes."""
+    rng, name, loc = np.random.default_rng(5), kernels.load("cpu").distributions.KINDS[kind], np.zeros(D)
+    if name == "full":
+        table = np.vstack([rng.normal(size=D), np.tril(rng.normal(0, 0.3, (D, D)), -1) + np.eye(D)])
+    elif name == "mixture":
+        m, s = rng.normal(size=(2, D)), rng.uniform(0.5, 1.5, (2, D))
+        table = np.column_stack([np.log([0.3, 0.7]), np.log(s).sum(1), m, s])
+    else:
+        loc = loc if name in ("exponential", "weibull") else rng.normal(size=D)
+        scale, shape = rng.uniform(0.5, 2, D), rng.uniform(1, 3, D)
+        table = np.column_stack([loc, scale, np.log(scale), shape])
+    return table.astype(T), D + (name == "mixture")
+
+
+def check_gradients(report, what, cpu, gpu, T, N):
+    """Samples of each kind of distribution, their slopes, and what all estimators of the gradient add up; the CPU's in
+    float64, for ten kinds are long to compile."""
+    errors, rng, which, D = {}, np.random.default_rng(6), np.arange(len(cpu.gradients.ESTIMATORS)), 3
+    for kind, name in enumerate(cpu.distributions.KINDS):
+        table, R = distribution(kind, T, D)
+        P, got = cpu.distributions.coordinates(kind, table), []
+        noise, log_p = rng.uniform(0.02, 0.98, (N, R)).astype(T), rng.normal(size=N).astype(T)
+        G, z = rng.normal(size=(N, D)).astype(T), np.empty((N, D))
+        cpu.distributions.place(kind, table.astype(float), noise.astype(float), z)
+        for k, dtype in (cpu, float), (gpu, T):
+            put = lambda *arrays: [k.put(np.array(a, dtype, order="C")) for a in arrays]  # noqa: B023
+            new = lambda *shapes: [k.empty(shape, dtype) for shape in shapes]  # noqa: B023
+            (at,), samples, slopes = put(table), new((D, N), (N, D), (N, D)), new(N, (N, D), (N, P), (N, P))
+            sums = [k.empty(shape, np.float64) for shape in (2, (len(which), P), (len(which), P))]
+            X, l, g, c = put(z.T.astype(T), log_p, G, np.ones(P))
+            k.gradients.draw(kind, at, *put(noise.T), *samples[:2])
+            k.distributions.place(kind, at, *put(noise), samples[2])
+            k.distributions.slopes(kind, at, *put(z.astype(T), G), *slopes)
+            k.gradients.moments(kind, at, X, l, g, k.put(which), c, *sums)
+            got.append([k.get(a) for a in (*samples, *slopes, *sums)])
+        errors[name] = max(apart(b, a) for a, b in zip(*got))
+    worst = max(errors, key=errors.get)
+    report.check(f"gradients {what}: {worst}", errors[worst], 1000 * np.finfo(T).eps)
 
 
 def check_others(report, name, cpu, gpu, T, limit, tiny):
@@ -835,6 +878,28 @@ def network_steps(report, cpu, gpu):
         timed_steps(report, "network", f"step 784-300-100-10, B={B} float32", objective, cpu, gpu, B)
 
 
+def gradient_kernels(report, cpu, gpu):
+    """Estimators of the gradient under a normal distribution of ten columns: samples, and the sums of all of them."""
+    N, D = 100_000 if report.quick else 1_000_000, 10
+    kind, which = cpu.distributions.KINDS.index("normal"), np.arange(cpu.gradients.ESTIMATORS.index("path") + 1)
+    for T in np.float32, np.float64:
+        table, ours = distribution(kind, T, D)[0], {}
+        for name, k, n in ("", gpu, 20), (", CPU kernels, one thread", cpu, 3):
+            at, noise, X, Z = k.put(table), k.empty((D, N), T), k.empty((D, N), T), k.empty((N, D), T)
+            log_p, G, c, numbers = k.empty(N, T), k.empty((N, D), T), k.put(np.ones(2 * D, T)), k.put(which)
+            sums = [k.empty(shape, np.float64) for shape in (2, (len(which), 2 * D), (len(which), 2 * D))]
+            for filled in noise, log_p, G:
+                k.random.normal(1, 2, 3, filled)
+            draw = lambda: k.gradients.draw(kind, at, noise, X, Z)  # noqa: B023
+            moments = lambda: k.gradients.moments(kind, at, X, log_p, G, numbers, c, *sums)  # noqa: B023
+            for what, f in ("draw", draw), (f"moments of {len(which)} estimators", moments):
+                f()
+                taken = 1e9 * seconds(f, k.sync, n) / N
+                ours.setdefault(what, taken)
+                note = "" if k is gpu else f"{taken / ours[what]:.1f} times ours"
+                report.row("gradient", f"{what}, normal, D={D} {np.dtype(T).name}{name}", taken, "ns", note=note)
+
+
 def timed_steps(report, section, what, objective, cpu, gpu, B):
     """Rows for a step of objective(k) with Adam's, recorded as `fit` does; and for that of the CPU kernels."""
     ours = 0.0
@@ -1132,7 +1197,7 @@ def main(arguments=None):
         report.say("no timings from a simulator")
     else:
         linear = linear_steps, linear_covariances, linear_draws, linear_fits
-        relevance, steps = (relevance_kernels, relevance_fits), (flow_steps, vae_steps, network_steps)
+        relevance, steps = (relevance_kernels, relevance_fits), (flow_steps, vae_steps, network_steps, gradient_kernels)
         for f in iterations, training, products, *linear, *relevance, *steps, phases, launches, noise, fits:
             report.section(f, cpu, gpu)
     missed = [f"{r['section']}: {r['what']}" for r in report.rows if r.get("met") is False]

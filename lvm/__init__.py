@@ -42,7 +42,7 @@ _where = {
     "select_mixture": "selection",
     "show_versions": "__main__",
 }
-_modules = ("datasets", "evidence", "kernels", "plotting", "targets")
+_modules = ("datasets", "distributions", "evidence", "gradients", "kernels", "plotting", "targets")
 __all__ = ["__version__", *_where, *_modules]
 
 
@@ -52,7 +52,9 @@ def __dir__():
 
 if TYPE_CHECKING:  # what a type checker and an editor read in place of the lazy names
     from . import datasets as datasets
+    from . import distributions as distributions
     from . import evidence as evidence
+    from . import gradients as gradients
     from . import kernels as kernels
     from . import plotting as plotting
     from . import targets as targets

@@ -90,6 +90,53 @@ def _net_regressor(X, y):
     return lvm.BayesianMLPRegressor(hidden_layer_sizes=(50,), **options).fit(X, y).prune()
 
 
+NOISE = 0.2  # variance of the wait about the line, in units of that of all waits
+
+
+def _line(X):
+    """log p(y,w) (M,), its gradient in w (M,2), and p(w|y): of the wait, y = w_0 + w_1 x + noise, w ~ N(0, I), given
+    the eruption x, both standardised."""
+    import numpy as np
+
+    from .distributions import MultivariateNormal
+
+    x, y = ((X - X.mean(axis=0)) / X.std(axis=0)).T
+    A = np.stack([np.ones(len(x)), x], axis=1)
+
+    def log_joint(w):
+        away = y - w @ A.T
+        log_p = (away**2 / NOISE + np.log(2 * np.pi * NOISE)).sum(axis=1) + (w**2 + np.log(2 * np.pi)).sum(axis=1)
+        return -0.5 * log_p, away @ A / NOISE - w
+
+    S = np.linalg.inv(A.T @ A / NOISE + np.eye(2))
+    return log_joint, MultivariateNormal.from_covariance(S @ A.T @ y / NOISE, S)
+
+
+def _compare(X):
+    """The estimators of gradients at the posterior, where the bound is log p(y) itself, and at narrower and wider q."""
+    from types import SimpleNamespace
+
+    from .distributions import MultivariateNormal
+    from .gradients import compare
+
+    log_joint, posterior = _line(X)
+    q = {scale: MultivariateNormal(posterior.mean, scale * posterior.factor) for scale in (0.5, 0.7, 1.0, 1.4, 2.0)}
+    found = {scale: compare(log_joint, q[scale], 10_000, random_state=0) for scale in q}
+    bound = found[1.0].gradients["path"].value
+    return SimpleNamespace(found=found, score=lambda X: bound / len(X))
+
+
+def _fit_q(X):
+    from types import SimpleNamespace
+
+    from .distributions import MultivariateNormal
+    from .gradients import fit_q
+
+    q = MultivariateNormal([0.0, 0.0], [[1.0, 0.0], [0.0, 1.0]])
+    fit = fit_q(_line(X)[0], q, estimator="path", n_samples=20, random_state=0)
+    return SimpleNamespace(fit=fit, score=lambda X: fit.lower_bound / len(X))
+
+
 def _ripley(n, rng):
     """Two classes, each from two Gaussians (Ripley 1996)."""
     import numpy as np
@@ -292,6 +339,35 @@ def _bands(figure, model, X, y):
     plotting.plot_bound(model, ax=right)
 
 
+def _variances(figure, model, X):
+    """Two panels: the noise of gradients at the posterior, and at normals that are narrower and wider."""
+    from . import plotting
+
+    left, right = figure.subplots(1, 2)
+    plotting.gradient_variance(model.found[1.0], ax=left)
+    plotting.gradient_variance(model.found, ax=right)
+    right.set_xlabel("scale of q, times that of the posterior")
+
+
+def _lines(figure, model, X):
+    """Two panels: the bound by epochs, and the line with what q leaves open of it."""
+    import numpy as np
+
+    from . import plotting
+
+    left, right = figure.subplots(1, 2)
+    plotting.plot_bound(model.fit, ax=left)
+    x = np.linspace(-1.7, 1.5, 50)
+    y = model.fit.q.sample(1000, random_state=0) @ [np.ones(50), x]  # lines drawn from q
+    (a, b), (c, d) = X.mean(axis=0), X.std(axis=0)
+    right.scatter(*X.T, c="#999999", s=12)
+    ends = b + d * np.quantile(y, (0.025, 0.5, 0.975), axis=0)
+    right.fill_between(a + c * x, ends[0], ends[2], color=plotting.COLOURS[0], alpha=0.3, linewidth=0)
+    right.plot(a + c * x, ends[1], color=plotting.COLOURS[0], label="line, and 95 % of it")
+    right.set(xlabel="eruption, minutes", ylabel="wait for the next, minutes")
+    right.legend(fontsize="small", frameon=False)
+
+
 def _images(figure, model, X):
     from . import plotting
 
@@ -335,6 +411,9 @@ DEMO = [
     # logistic regression, a class against the rest, has 0.935; of sinc see above
     ("BayesianMLPClassifier 50", "half of digits", _net, _sparsity, _Least(0.94)),
     ("BayesianMLPRegressor 50", "sinc", _net_regressor, _bands, _Least(0.85)),
+    # a line for the wait given the eruption, log p(y) in closed form
+    ("gradients.compare", "faithful", _compare, _variances, -166.89581475 / 272),
+    ("gradients.fit_q", "faithful", _fit_q, _lines, _Least(-0.62)),
 ]
 NEAR = 1e-8  # a score this near to its reference meets it; the references are given to about 1e-10 a row
 
@@ -382,7 +461,8 @@ def demo(out: str = "lvm-demo", rows: "list | None" = None) -> int:
         cells = [f"{cell:>{w}}" if 2 <= i <= 5 else f"{cell:<{w}}" for i, (cell, w) in enumerate(zip(line, widths))]
         print("  ".join(cells).rstrip())
     print("\nscore: mean log-likelihood, nats per row; of supervised models accuracy or R², of drawn data and of")
-    print("half of digits on other rows. Of U1, a density that is known but for its constant Z, the bound on log Z.")
+    print("half of digits on other rows. Of U1, a density that is known but for its constant Z, the bound on log Z; of")
+    print("gradients that on log p(wait | eruption) of a line.")
     print("reference: the best known log-likelihood, met within 1e-8, or what a model must at least have.")
     print("seconds: the fit alone; the first of a kind also compiles its kernels, or loads them from the cache.")
     if pictures:

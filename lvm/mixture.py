@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from . import kernels, starts
+from . import evidence, kernels, starts
 from .estimator import (
     ConvergenceWarning,
     Estimator,
@@ -644,6 +644,13 @@ class GaussianMixture(Estimator):
         if W == 0:
             raise ValueError("X has nothing observed in it: its rows are all NaN.")
         return l, W, certainty
+
+    def _evidence(self, X, y, **_):
+        """See lvm.evidence.report: the responsibilities are the posterior."""
+        X = self._check_X(X)
+        X = X if (seen := _seen(X)).all() else X[seen]
+        log_p = self._posterior(X, "log_px") if len(X) else np.empty(0)
+        return evidence.exact_report(self, log_p, "exact, a sum over components")
 
     def sample(self, n_samples=1) -> tuple[np.ndarray, np.ndarray]:
         """Draw from the mixture: (X (n,D), component labels (n,) int64), grouped by component, as scikit-learn does.

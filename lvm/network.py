@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from . import kernels
+from . import evidence, kernels
 from .calibration import calibration, codes_of
 from .estimator import (
     ConvergenceWarning,
@@ -533,6 +533,14 @@ class _Network(Estimator):
         if size != len(self.parameters_):
             raise ValueError(f"parameters_ must have {size} elements, got {len(self.parameters_)}")
 
+    def _bound(self, X, log_likelihood):
+        """For lvm.evidence.report: of log_likelihood (n,), that of all rows X by each draw."""
+        if getattr(self, "threshold_", None) is not None:
+            raise ValueError("report needs the bound of all weights, and some are pruned. Try prune(None) before it.")
+        improper = ", up to a constant, as the prior is improper" if self.prior == "log_uniform" else ""
+        how = f"the ELBO (no importance weights could be used with so many weights){improper}"
+        return evidence.bound_report(self, len(X), log_likelihood, self.kl_, how)
+
     # -- answers
 
     def _outputs(self, X, n):
@@ -837,6 +845,16 @@ class BayesianMLPClassifier(_Network):
         w = check_weight(sample_weight, len(predicted))
         return float(w @ (classes[codes] == predicted) / w.sum())
 
+    def _evidence(self, X, y, *, n_samples, **_):
+        """See lvm.evidence.report."""
+        X = self._check_X(X)
+        found, codes = check_labels(y, len(X), type(self).__name__)
+        t, total = codes_of(found, self.classes_, len(found))[codes], np.zeros(n_samples)
+        for some, out in self._outputs(X, n_samples):
+            l = _log_softmax(out)
+            total += np.take_along_axis(l, t[some][:, None, None], axis=2)[:, :, 0].sum(axis=0)
+        return self._bound(X, total)
+
     def evaluate(self, X, y, n_samples=100) -> Classification:
         """Accuracy, calibration, and the bound and its parts, of rows X (N,D) with labels y (N,).
 
@@ -976,6 +994,15 @@ class BayesianMLPRegressor(_Network):
         for some, out in self._draws(X, 100):
             mean[some] = self.y_mean_ + self.y_scale_ * out.mean(axis=1)
         return _r2(y, mean, w)
+
+    def _evidence(self, X, y, *, n_samples, **_):
+        """See lvm.evidence.report."""
+        X = self._check_X(X)
+        t, v = (check_targets(y, len(X), type(self).__name__) - self.y_mean_) / self.y_scale_, self._noise
+        total = np.full(n_samples, -len(X) * (0.5 * math.log(2 * math.pi * v) + math.log(self.y_scale_)))
+        for some, out in self._draws(X, n_samples):
+            total -= 0.5 * ((t[some, None] - out) ** 2).sum(axis=0) / v
+        return self._bound(X, total)
 
     def evaluate(self, X, y, n_samples=100) -> Regression:
         """R², error, calibration, and the bound and its parts, of rows X (N,D) with targets y (N,)."""

@@ -5,6 +5,7 @@ or changes matplotlib's settings.
 """
 
 import copy
+import numbers
 
 import numpy as np
 
@@ -16,6 +17,7 @@ __all__ = [
     "Calibration",
     "calibration",
     "ellipse",
+    "gradient_variance",
     "plot_active",
     "plot_bands",
     "plot_bound",
@@ -62,6 +64,7 @@ ELLIPSES = 200  # plot_scores: rows that have an ellipse, and plot_held_out: val
 GRID = 200  # plot_decision, plot_flow: points along each side at which the model is asked
 ACTIVE = 0.01  # plot_active: variance of a posterior mean above which a unit is active (Burda et al. 2016)
 DROP = 0.1  # plot_pruning: how far down the picture goes
+ROUNDING = 1e-20  # gradient_variance: of the largest variance, what is no more than rounding squared
 RADIUS = np.sqrt(-2 * np.log(1 - 0.68))  # the ellipse at this Mahalanobis distance holds 68 % of a Gaussian
 
 
@@ -812,9 +815,9 @@ def plot_warp(model, *, max_panels: int = 8, ax=None):
     return ax
 
 
-def _scale(ax, skip):
-    """Fit the heights to the lines without their first `skip` values."""
-    late = np.concatenate([line.get_ydata()[skip:] for line in ax.lines])
+def _scale(ax, skip, *band):
+    """Fit the heights to the lines, and the ends of a band, without their first `skip` values."""
+    late = np.concatenate([values[skip:] for values in (*(line.get_ydata() for line in ax.lines), *band)])
     late = late[np.isfinite(late)]
     if len(late):
         room = 0.05 * np.ptp(late) + 1e-9
@@ -827,7 +830,8 @@ def plot_bound(model, *, ax=None):
 
     Where training kept a `history_` by epochs, also the bound of rows held out, and in new Axes below, which take room
     from `ax`, each part of the bound: of a VAE the reconstruction and the KL, of a net the log-likelihood and the KL.
-    The scales are then those of the last nine tenths.
+    The scales are then those of the last nine tenths. What `lvm.gradients.fit_q` returned will do, too: its bound by
+    epochs, in nats, with a band of two standard errors to each side.
 
     Raises ImportError without matplotlib, NotFittedError for a model without `lower_bounds_`.
 
@@ -835,19 +839,23 @@ def plot_bound(model, *, ax=None):
     >>> model = lvm.GaussianMixture(2, random_state=0).fit(lvm.datasets.load_faithful())
     >>> ax = lvm.plotting.plot_bound(model)                    # doctest: +SKIP
     """
-    bounds = getattr(model, "lower_bounds_", None)
+    history = getattr(model, "history_", getattr(model, "history", {}))  # of a model, or of fit_q
+    bounds = getattr(model, "lower_bounds_", history.get("lower_bound"))
     if bounds is None:
         raise interop(NotFittedError)(
             f"plot_bound needs a fitted model that keeps lower_bounds_, got {type(model).__name__}. Call fit(X) first."
         )
-    history = getattr(model, "history_", {})
+    error = np.array(history.get("lower_bound_error", []))
+    band = [bounds - 2 * error, bounds + 2 * error] if len(error) else []
     ax = _axes(ax)
     from matplotlib.ticker import MaxNLocator
 
     n = np.arange(1, len(bounds) + 1)
     ax.plot(n, bounds, color=COLOURS[0], marker="." if len(bounds) <= 50 else None, label="of training")
+    if band:
+        ax.fill_between(n, *band, color=COLOURS[0], alpha=0.2, linewidth=0, label="two standard errors")
     ax.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
-    ax.set_ylabel("lower bound, mean nats per row")
+    ax.set_ylabel("lower bound, mean nats per row" if not band else "lower bound, nats")
     parts = [name for name in history if not name.startswith(("lower_bound", "validation", "sparsity"))]
     panels = {"lower_bound": ax}
     if parts:
@@ -867,8 +875,8 @@ def plot_bound(model, *, ax=None):
         if held:  # by fit; partial_fit may have gone on
             first = len(n) - len(history["lower_bound"])
             panel.plot(n[first : first + len(held)], held, color=COLOURS[5], label="of rows held out")
-        _scale(panel, len(n) // 10)  # it may begin far off
-    if len(ax.lines) > 1:
+        _scale(panel, len(n) // 10, *(band if panel is ax else ()))  # it may begin far off
+    if len(ax.lines) > 1 or band:
         ax.legend(fontsize="small", frameon=False)
     for panel in panels.values():
         panel.ticklabel_format(axis="y", useOffset=False)
@@ -1269,5 +1277,52 @@ def plot_bands(model, X, y, *, limits=None, ax=None, max_points: int = 5000):
     names = _names(model)
     ax.set(xlabel=str(names[0]) if names else "column 0", ylabel="y")
     ax.set_title(f"{100 * within:.0f} % of {len(y)} rows within two standard deviations", fontsize="medium")
+    ax.legend(fontsize="small", frameon=False)
+    return ax
+
+
+def gradient_variance(comparison, *, ax=None):
+    """How noisy each estimator of a gradient is: the variance of one sample, summed over all parameters, on a log axis.
+
+    comparison: what `lvm.gradients.compare` returned, for a dot an estimator; or several of them, {label: comparison},
+    for a line each over the labels, which are numbers above 0, on a log axis, or words.
+    Where nothing is left but rounding, as of the path derivative at the posterior, no dot is drawn, and "0" is said.
+
+    Raises ImportError without matplotlib, TypeError for anything else, or an empty dict.
+
+    >>> import lvm
+    >>> log_p = lambda z: (-0.5 * (z**2).sum(axis=1), -z)
+    >>> found = lvm.gradients.compare(log_p, lvm.distributions.Normal([1.0, 2.0], 0.5), 5000, random_state=0)
+    >>> ax = lvm.plotting.gradient_variance(found)             # doctest: +SKIP
+    """
+    found = comparison if isinstance(comparison, dict) else {"": comparison}
+    if not found or not all(hasattr(one, "gradients") for one in found.values()):
+        got = ", ".join(type(one).__name__ for one in found.values()) or "an empty dict"
+        raise TypeError(f"gradient_variance wants what lvm.gradients.compare returned, or a dict of these, got {got}.")
+    names = list(dict.fromkeys(name for one in found.values() for name in one.gradients))
+    variance = np.full((len(names), len(found)), np.nan)
+    for j, one in enumerate(found.values()):
+        for name, gradient in one.gradients.items():
+            variance[names.index(name), j] = gradient.total_variance
+    variance[variance <= ROUNDING * np.nanmax(variance)] = 0
+    drawn, words = np.where(variance > 0, variance, np.nan), [name.replace("_", " ") for name in names]
+    ax = _axes(ax)
+
+    if found is not comparison:
+        for i in range(len(words)):
+            ax.plot(drawn[i], [i], "o", color=COLOURS[i])
+        ax.set(xscale="log", xlabel="variance of one sample", ylim=(len(words) - 0.5, -0.5))
+        ax.set_yticks(range(len(words)), [f"{word}, {v:.3g}" for word, v in zip(words, variance[:, 0])])
+        ax.grid(axis="x", alpha=0.3)
+        return ax
+    labels = list(found)
+    numeric = all(isinstance(label, numbers.Real) and float(label) > 0 for label in labels)
+    x = labels if numeric else np.arange(len(labels))
+    for i, word in enumerate(words):
+        label = f"{word}, 0 where not drawn" if (variance[i] == 0).any() else word
+        ax.plot(x, drawn[i], marker="os^Dv<"[i], color=COLOURS[i], fillstyle="none", label=label)
+    ax.set(xscale="log" if numeric else "linear", yscale="log", ylabel="variance of one sample")
+    ax.set_xticks(x, labels)
+    ax.set_xticks([], minor=True)
     ax.legend(fontsize="small", frameon=False)
     return ax

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from . import kernels, starts
+from . import evidence, kernels, starts
 from .estimator import (
     ConvergenceWarning,
     NumericalError,
@@ -484,6 +484,12 @@ class ProbabilisticPCA(Transformer):
         l, W = self._total(X, sample_weight)
         D, d = self.loadings_.shape
         return float(-2 * l + self._penalty(W, D, d))
+
+    def _evidence(self, X, y, **_):
+        """See lvm.evidence.report."""
+        X = self._check_X(X)
+        log_p = self._log_p(self._rows(X))[~np.isnan(X).all(axis=1)]
+        return evidence.exact_report(self, log_p, "exact, a normal density")
 
     def sample(self, n_samples=1) -> np.ndarray:
         """Draw rows from the model: (n,D).

@@ -1,12 +1,14 @@
 """Sparse Bayesian logistic regression, and the relevance vector machine: the estimators."""
 
+import functools
 import hashlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from . import kernels, starts
+from . import evidence, kernels, starts
+from .calibration import codes_of
 from .estimator import (
     ConvergenceWarning,
     Estimator,
@@ -25,12 +27,13 @@ from .estimator import (
     warn,
 )
 from .fit import Batches, held_out, newton, progress, stochastic
-from .objectives.relevance import Design, Logistic, Minibatch, Posterior, Regression
+from .objectives.relevance import Design, Logistic, Minibatch, Posterior, Regression, divergence, posterior
 from .parameters import Parameters
 
 OCTAVES = np.arange(-4, 7)  # gammas tried: 2^octave/(sum of the columns' variances, rounded to a power of 2)
 PATIENCE = 4  # gammas without a better one, after which narrower ones are not tried; 2 where it is clear
 FOLDS = 5
+WEIGHED = 1 << 22  # numbers of w'phi at a time, of rows times draws of w
 LOOKED_AT = 4096  # rows that choose gamma, at most
 
 
@@ -86,6 +89,10 @@ class _Sparse(Estimator):
     def _weights(self):
         """The weights (C,R+1) of the columns of `_inputs`."""
         return np.column_stack([self.coef_, self.intercept_])
+
+    def _alphas(self):
+        """Their prior variances (C,R+1)."""
+        return np.column_stack([self.alpha_, self.intercept_alpha_])
 
     def _posteriors(self):
         """Each problem's Posterior, of the weights that it has not pruned."""
@@ -153,6 +160,12 @@ class _Sparse(Estimator):
         check_int("max_iter", self.max_iter, 1, who=who)
         check_verbose(self.verbose, who=who)
         kernels.load(self.device)
+
+
+def _with_log_det(q):
+    """The Posterior q with log|Sigma|, which answers do not need."""
+    root = q.root
+    return q._replace(log_det=2 * float(np.log(root).sum() if root.ndim == 1 else np.linalg.slogdet(root)[1]))
 
 
 def _posterior(mu, C):
@@ -241,6 +254,29 @@ class _Classifier(_Sparse):
         """The logarithm of `predict_proba`: (N,K), in nats. Finite where a probability would round to 0."""
         X = self._check_X(X)
         return self._as(_log_proba(self._odds(X)).astype(X.dtype), X)
+
+    def _evidence(self, X, y, *, n_samples, rng, **_):
+        """See lvm.evidence.report: each problem's sum log sigmoid(y f), f = w'phi."""
+        X = self._check_X(X)
+        found, codes = check_labels(y, len(X), type(self).__name__)
+        codes = codes_of(found, self.classes_, len(found))[codes]
+        k, none = self._kernels(len(X) * (self.n_relevant_ + 1) * n_samples, X), np.empty(0)
+        design, size, elbo, weighed = self._inputs(k, X), max(1, WEIGHED // len(X)), 0.0, []
+
+        def log_likelihood(w, active, s):
+            """(M,) for weights w (M,R)."""
+            l = np.zeros(len(w))
+            for a, b, Phi in design.blocks():
+                l -= np.logaddexp(0, -s[a:b, None] * (k.get(Phi)[:, active] @ w.T)).sum(axis=0)
+            return l
+
+        for s, q, alpha in zip(self._signs(len(self.classes_), codes), self._posteriors(), self._alphas()):
+            q, alpha = _with_log_det(q), alpha[q.active]
+            problem = Logistic(k, kernels.load("cpu"), design, s, none, True, "ard", q.root.ndim == 2)
+            elbo += problem._sites(q, np.empty(0, int))[0] - divergence(q, alpha)
+            of_weights = functools.partial(log_likelihood, active=q.active, s=s)
+            weighed.append(evidence.of_weights(of_weights, q, alpha, n_samples, size, rng))
+        return evidence.weights_report(self, len(X), elbo, weighed)
 
     def score(self, X, y, sample_weight=None) -> float:
         """Part of the rows, weighted by sample_weight (N,), whose class `predict` tells: from 0 to 1."""
@@ -602,6 +638,9 @@ class VariationalLogisticRegression(_Classifier):
 
     def _weights(self):
         return np.column_stack([self.coef_[:, self.relevance_], self.centred_intercept_])
+
+    def _alphas(self):
+        return np.column_stack([self.alpha_[:, self.relevance_], self.intercept_alpha_])
 
 
 def _weighted_mean(X, w):
@@ -1110,6 +1149,20 @@ class RelevanceVectorRegressor(_Machine):
 
     def _posteriors(self):
         return [_posterior(np.append(self.coef_, self.intercept_), self.covariance_)]
+
+    def _evidence(self, X, y, **_):
+        """See lvm.evidence.report. The prior of the intercept is about the mean of y, as in fit."""
+        X = self._check_X(X)
+        y = check_targets(y, len(X), type(self).__name__)
+        k, shift = self._kernels(len(X) * (self.n_relevant_ + 1) ** 2, X), y.mean() if self.fit_intercept else 0.0
+        alpha, s2 = np.append(self.alpha_, self.intercept_alpha_), self.noise_variance_
+        mu, active = np.append(self.coef_, self.intercept_ - shift), np.flatnonzero(alpha)
+        problem = Regression(k, kernels.load("cpu"), self._inputs(k, X), y - shift, np.empty(0), True, "ard")
+        A, b = problem._moments(np.arange(len(alpha))).of(active)
+        best = posterior(active, A / s2, b / s2, alpha[active], True)
+        q = _with_log_det(_posterior(mu[active], self.covariance_[np.ix_(active, active)]))
+        log_p, elbo = (len(X) * problem._bound(one, A, b, alpha[active], s2) for one in (best, q))
+        return evidence.exact_report(self, [log_p], "exact, a normal density", len(X), elbo)
 
     def predict(self, X, return_std=False):
         """Mean (N,) of y at the rows of X; with return_std also its standard deviation (N,), of the weights' posterior

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from . import kernels
+from . import evidence, kernels
 from .estimator import (
     ConvergenceWarning,
     Transformer,
@@ -27,6 +27,7 @@ from .estimator import (
     warn,
 )
 from .fit import SCHEDULES, Ahead, Batches, held_out, stochastic
+from .objectives import decoder
 from .objectives.vae import Architecture, Bound, Net, linear_bound, log_mean, log_variance
 from .parameters import Parameters
 
@@ -926,6 +927,41 @@ class VAE(Transformer):
             active=self._moments(X)[0].astype(float).var(axis=0) > ACTIVE,
             n_importance=n,
         )
+
+    # -- for lvm.evidence
+
+    def _evidence(self, X, y, *, n_samples, annealing, rng):
+        """See `report`."""
+        self._needs_density("report")
+        X, a = self._check_X(X), self._a
+        pieces = (
+            (some, px + ratio, px + ratio if a.flow else px, px.mean(axis=1) + minus_kl)
+            for some, px, ratio, minus_kl in self._weighed(X, n_samples)
+        )
+        found = evidence.of_rows(type(self).__name__, pieces, len(X), n_samples)
+        if a.noises and not a.decoder and not a.squashed:
+            joint, formula = self._joint(self._inputs(X.astype(float))), self._formula(X)
+            found = found.exactly(joint.linear(), None if formula is None else sum(formula))
+        elif annealing is not None:
+            x, size = self._inputs(X).astype(float), max(1, self._room // annealing[0])
+            some = (self._joint(x[i : i + size]) for i in range(0, len(x), size))
+            found = found.annealed([evidence.from_prior(joint, a.n_components, *annealing, rng=rng) for joint in some])
+        return found
+
+    def _joint(self, x):
+        """log p(x,z) of rows x (N,D) as the encoder wants them, in the units of X, with slopes in z."""
+        theta, constant = {name: w.astype(float) for name, w in self.weights_.items()}, 0.0
+        if self.architecture_["likelihood"] != "bernoulli":
+            constant = -float(np.log(self.scale_.astype(float)).sum())
+        return decoder.Joint(self._a, theta, kernels.load("cpu").vae.LARGEST, x, constant)
+
+    def _simulated(self, n, rng):
+        """`_joint` of n rows drawn from the model, and their z (n,d)."""
+        self._needs_density("simulated")
+        joint = self._joint(np.empty((0, self.n_features_in_)))
+        Z = rng.standard_normal((n, self._a.n_components))
+        joint.x = joint.draw(Z, rng)
+        return joint, Z
 
 
 class _Look:

@@ -30,6 +30,7 @@ from lvm import (  # noqa: E402
     RelevanceVectorClassifier,
     RelevanceVectorRegressor,
     VariationalLogisticRegression,
+    distributions,
     flow,
     kernels,
     network,
@@ -39,9 +40,12 @@ from lvm import (  # noqa: E402
 from lvm.kernels.cuda import api  # noqa: E402
 from lvm.kernels.cuda.api import cuda  # noqa: E402
 from lvm.objectives import relevance  # noqa: E402
+from lvm.objectives.gradients import Sums  # noqa: E402
 
 DRIVER = ctypes.CDLL("libcuda.so.1")
-FAMILIES = "adam", "flow", "linear", "logistic", "mixture", "network", "ppca", "random", "relevance", "vae"
+FAMILIES = "adam", "distributions", "flow", "gradients", "linear", "logistic", "mixture", "network", "ppca", "random"
+FAMILIES += "relevance", "vae"
+ALONE = "coordinates", "each", "fused", "gaps", "memory", "pieces", "room"  # which leave nothing in arrays
 host, device = kernels.load("cpu"), kernels.load("cuda")
 _depth = 0
 _tape = None  # the twins of a step that is recorded
@@ -111,7 +115,7 @@ def install():
                 isinstance(g, types.FunctionType)
                 and g.__module__ == ours.__name__
                 and name[0] != "_"
-                and name not in ("gaps", "memory", "fused")  # which give what is on the device, or nothing
+                and name not in ALONE
             ):
                 setattr(ours, name, both(g, f))
     launch = api.Kernel.__call__
@@ -341,6 +345,32 @@ def nets(T):
         changed.undo()
 
 
+def estimates(T, q):
+    """Samples, densities and slopes of a distribution, whole and in parts; and all estimators, in blocks."""
+    rng, log_p = np.random.default_rng(0), lambda z: (-0.5 * (z * z).sum(1), -z)
+    kind, P, table = host.distributions.KINDS.index(q._kind), q._size, q._table.astype(T)
+    u, Z, G = rng.random((130, 2 + (q._kind == "mixture"))).astype(T), np.zeros((130, 2), T), np.ones((130, 2), T)
+    whole = Z, G, np.zeros(130, T), Z, *np.zeros((2, 130, P), T)
+    for name, given in (
+        ("place", (u, Z)),
+        ("slopes", whole),
+        ("slopes", (Z, *(a[: 0 if i in (0, 4) else 130] for i, a in enumerate(whole[1:])))),  # log q, its slopes
+        ("slopes", (Z, *(a[: 130 if i in (0, 4) else 0] for i, a in enumerate(whole[1:])))),  # pulled
+    ):
+        a, b = [x.copy() for x in (table, *given)], list(map(device.put, (table, *given)))
+        for k, arrays in (host, a), (device, b):
+            getattr(k.distributions, name)(kind, *arrays)
+        for x, y in zip(a, b):
+            same(x, view(y))
+    found = []
+    for k in host, device:
+        sums = Sums(k, q._kind, 2, P, k.gradients.ESTIMATORS, log_p, T, True)
+        sums.size = 130
+        found.append(sums.all(table, np.ones(P), 300, 7))
+    for x, y in zip(*found):
+        same(x, y)
+
+
 def small_families(T):
     """Noise, products and Adam, with arrays of size 0 and counters on the device."""
     rng = np.random.default_rng(0)
@@ -456,6 +486,12 @@ CHECKS = {
     "autoencoders, float64": lambda: autoencoders(np.float64),
     "nets, float32": lambda: nets(np.float32),
     "nets, float64": lambda: nets(np.float64),
+    "estimates, float32": lambda: estimates(
+        np.float32, distributions.MultivariateNormal([0.3, -1], [[1.5, 0], [0.4, 0.7]])
+    ),
+    "estimates, float64": lambda: estimates(
+        np.float64, distributions.NormalMixture([0.3, 0.7], [[-1, 0], [1, 2]], [[1, 0.5], [0.6, 1]])
+    ),
     "small families, float32": lambda: small_families(np.float32),
     "small families, float64": lambda: small_families(np.float64),
     "a recorded step": recorded_step,

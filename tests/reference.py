@@ -7,7 +7,7 @@ from math import factorial
 
 import numpy as np
 from scipy.optimize import brentq
-from scipy.special import expit, logsumexp
+from scipy.special import expit, logsumexp, ndtr
 
 
 # ------------------------------------------------------------------------------------------------ Gaussian mixtures
@@ -831,3 +831,93 @@ def network_linear_log_p(theta, x, y, likelihood):
     if likelihood == "logistic":
         return logistic_mean((2 * y - 1) * m[:, 0], v)
     return network_log_p(theta, m, y, likelihood) - 0.5 * v * np.exp(-log_variance(theta["noise"]))
+
+
+# ------------------------------------------------------------------------------------------------ distributions
+# theta: {name: array}, real or complex: the coordinates without bounds that lvm.distributions has for each family. z
+# and noise (n,D), real or complex too. All is analytic on either side of a kink; real parts say on which side.
+STANDARD = {  # of x = (z - location)/scale: log density, support, and x of the base noise
+    "Normal": (lambda x: -0.5 * (np.log(2 * np.pi) + x**2), (-np.inf, np.inf), lambda eps: eps),
+    "Uniform": (lambda x: 0 * x, (0, 1), lambda u: u),
+    "Exponential": (lambda x: -x, (0, np.inf), lambda u: -np.log1p(-u)),
+    "Laplace": (
+        lambda x: -x * np.sign(x.real) - np.log(2),
+        (-np.inf, np.inf),
+        lambda u: np.where(u < 0.5, np.log(2 * u), -np.log(2 * (1 - u))),
+    ),
+    "Logistic": (lambda x: -2 * np.log(2 * np.cosh(x / 2)), (-np.inf, np.inf), lambda u: np.log(u) - np.log1p(-u)),
+    "Gumbel": (lambda x: -x - np.exp(-x), (-np.inf, np.inf), lambda u: -np.log(-np.log(u))),
+    "Cauchy": (lambda x: -np.log(np.pi) - np.log(1 + x**2), (-np.inf, np.inf), lambda u: np.tan(np.pi * (u - 0.5))),
+}
+
+
+def distribution_log_prob(family, theta, z):
+    """log q(z) (n,)."""
+    if family == "NormalMixture":
+        a = distribution_log_terms(theta, z).sum(1) + log_softmax(theta["logits"])
+        return log_sum_exp(a)
+    if family == "MultivariateNormal":
+        L, x = distribution_factor(theta), (z - theta["mean"]).T
+        x = x + 0 * L[0, 0]  # complex where either is
+        for i in range(len(L)):  # L x = z - mean
+            x[i] = (x[i] - L[i, :i] @ x[:i]) / L[i, i]
+        return STANDARD["Normal"][0](x).sum(0) - np.log(np.diag(L)).sum()
+    if family == "Weibull":  # (z/scale)^shape = x is exponential, dx/dz = shape x/z
+        shape = np.exp(theta["log_shape"])
+        l = shape * (np.log(z) - theta["log_scale"])
+        return (-np.exp(l) + l + theta["log_shape"] - np.log(z)).sum(1)
+    location, log_scale = distribution_location(theta)
+    log_density, (low, high), _ = STANDARD[family]
+    x = (z - location) * np.exp(-log_scale)
+    return np.where((low <= x.real) & (x.real <= high), log_density(x) - log_scale, -np.inf).sum(1)
+
+
+def distribution_transform(family, theta, noise):
+    """z (n,D) of the base noise: standard normal, or uniform in (0, 1). Not of a mixture, whose components jump."""
+    if family == "MultivariateNormal":
+        return theta["mean"] + noise @ distribution_factor(theta).T
+    if family == "Weibull":
+        return np.exp(theta["log_scale"] + np.log(-np.log1p(-noise)) * np.exp(-theta["log_shape"]))
+    location, log_scale = distribution_location(theta)
+    return location + np.exp(log_scale) * STANDARD[family][2](noise)
+
+
+def distribution_location(theta):
+    """Where x = (z - location)/scale begins, and log scale: (D,) each."""
+    location = next((theta[name] for name in ("mean", "loc", "low") if name in theta), 0)
+    return location, theta["log_width" if "log_width" in theta else "log_scale"]
+
+
+def distribution_factor(theta):
+    """L (D,D) from its lower triangle row by row, whose diagonal is in logs."""
+    D = len(theta["mean"])
+    L = np.zeros((D, D), theta["factor"].dtype)
+    L[np.tril_indices(D)] = theta["factor"]
+    L[np.diag_indices(D)] = np.exp(np.diag(L))
+    return L
+
+
+def distribution_log_terms(theta, z):
+    """log N(z_d | mu_kd, s_kd²): (n,D,K)."""
+    x = (z[:, :, None] - theta["means"].T) * np.exp(-theta["log_scales"].T)
+    return STANDARD["Normal"][0](x) - theta["log_scales"].T
+
+
+def distribution_conditionals(theta, z):
+    """F_d(z_d | z_<d) = sum_k r_kd Phi((z_d - mu_kd)/s_kd), r_kd = p(k | z_<d): (n,D).
+
+    Of samples they are uniform in (0, 1) and independent.   Rosenblatt 1952; Graves 2016"""
+    terms = distribution_log_terms(theta, z)
+    before = np.cumsum(terms, axis=1) - terms + log_softmax(theta["logits"])
+    r = np.exp(before - log_sum_exp(before)[:, :, None])
+    return (r * ndtr((z[:, :, None] - theta["means"].T) * np.exp(-theta["log_scales"].T))).sum(2)
+
+
+def log_softmax(a):
+    return a - log_sum_exp(a)
+
+
+def log_sum_exp(a):
+    """Over the last axis; scipy's is not for complex steps."""
+    top = a.real.max(-1, keepdims=True)
+    return np.log(np.exp(a - top).sum(-1)) + top[..., 0]

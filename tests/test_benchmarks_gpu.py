@@ -16,7 +16,7 @@ def test_it_checks_every_kernel_and_times_nothing_in_the_simulator(order, tmp_pa
     said = capsys.readouterr().out
     assert "no timings from a simulator" in said
     assert "FAIL" not in said
-    assert said.count(" pass\n") == 2 * (8 + 2 + 2 + 2 + 1 + 1 + 10)
+    assert said.count(" pass\n") == 2 * (8 + 2 + 2 + 2 + 1 + 1 + 1 + 10)
     assert json.loads((tmp_path / "gpu.json").read_text())["failed"] == []
     assert "Numba's simulator" in (tmp_path / "gpu.md").read_text()
 

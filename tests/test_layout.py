@@ -50,6 +50,10 @@ ARROWS = {
     "lvm.estimator": ("lvm.__version__ lvm.kernels lvm.modelfile", "numpy sklearn pandas polars"),
     "lvm.checkpoint": ("lvm.__version__ lvm.modelfile", "numpy safetensors"),
     "lvm.fit": ("lvm.estimator lvm.parameters lvm.checkpoint", "numpy tqdm"),
+    "lvm.gradients": (
+        "lvm.fit lvm.objectives lvm.estimator lvm.kernels lvm.parameters lvm.distributions",
+        "numpy numba",
+    ),
     "lvm.modelfile": ("lvm.__version__ lvm.estimator", "numpy safetensors"),
     "lvm.parameters": ("", "numpy"),
     "lvm.plotting": ("lvm.calibration lvm.estimator", "numpy scipy matplotlib"),

@@ -196,6 +196,19 @@ def test_the_reference_of_ppca_with_gaps_is_the_density_of_what_is_left_as_scipy
     assert np.mean(log_p) == pytest.approx(reference, abs=1e-10)
 
 
+def test_the_reference_of_the_line_is_its_evidence_as_scipy_has_it_and_q_comes_near_the_posterior():
+    X = lvm.datasets.load_faithful()
+    x, y = ((X - X.mean(axis=0)) / X.std(axis=0)).T
+    covariance = command.NOISE * np.eye(272) + np.outer(x, x) + 1  # of y with both weights integrated out
+    log_p = multivariate_normal(np.zeros(272), covariance).logpdf(y) / 272
+    at_best, climbed = (row[4] for row in command.DEMO if row[0].startswith("gradients"))
+    assert at_best == pytest.approx(log_p, abs=1e-10)
+    assert climbed < log_p
+    log_joint, posterior = command._line(X)
+    assert lvm.gradients.check_gradient(log_joint, [[0.1, 0.9], [-1.0, 2.0]])
+    assert command._fit_q(X).fit.q.kl(posterior) < 0.01
+
+
 def test_a_selection_is_scored_by_its_best(tmp_path, capsys):
     fit = lambda X: lvm.select_mixture(X, [1, 2], "full", **command.EXACT)
     command.demo(str(tmp_path), [("quick", "faithful", fit, command._selection, -1130.26396018 / 272)])

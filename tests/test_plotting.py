@@ -1546,6 +1546,99 @@ def test_an_unfitted_net_is_refused(draw, data, ax):
         draw(lvm.BayesianMLPRegressor(), *data, ax=ax)
 
 
+# ----------------------------------------------------------------------------------------------------------- gradients
+
+
+def bowl(z):
+    return -0.5 * (z**2).sum(axis=1), -z
+
+
+@functools.cache
+def compared(scale=0.5, estimators=lvm.gradients.ESTIMATORS):
+    q = lvm.distributions.Normal([0.0, 0.0], scale)
+    return lvm.gradients.compare(bowl, q, 2000, estimators, random_state=0)
+
+
+@functools.cache
+def fitted():
+    q = lvm.distributions.Normal([3.0, 3.0], 0.2)
+    options = {"max_epochs": 12, "n_epochs_no_change": None, "random_state": 0}
+    return lvm.gradients.fit_q(bowl, q, n_samples=10, **options)
+
+
+def test_each_estimator_has_a_dot_at_its_variance_which_stands_beside_its_name(ax):
+    plotting.gradient_variance(compared(), ax=ax)
+    found = {name: g.total_variance for name, g in compared().gradients.items()}
+    assert len(ax.lines) == len(found) == 6
+    assert [line.get_xdata()[0] for line in ax.lines] == list(found.values())
+    assert [line.get_ydata()[0] for line in ax.lines] == ax.get_yticks().tolist()
+    names = [t.get_text() for t in ax.get_yticklabels()]
+    assert names == [f"{name.replace('_', ' ')}, {variance:.3g}" for name, variance in found.items()]
+    assert ax.get_xscale() == "log"
+    assert ax.yaxis_inverted()  # the first one above
+
+
+def test_what_is_rounding_alone_has_no_dot_and_is_called_0(ax):
+    gradients = dict(compared(1.0).gradients)  # q is the posterior
+    assert gradients["path"].total_variance < 1e-25
+    gradients["path"] = gradients["path"]._replace(variance={"mean": np.array([1e-28, 0])})
+    plotting.gradient_variance(compared(1.0)._replace(gradients=gradients), ax=ax)
+    assert np.isnan(ax.lines[-1].get_xdata()).all()
+    assert ax.get_yticklabels()[-1].get_text() == "path, 0"
+    bottom, top = sorted(ax.get_ylim())
+    assert bottom < ax.get_yticks().min() < ax.get_yticks().max() < top  # it keeps its place
+
+
+def test_variances_of_several_comparisons_are_lines_over_numbers_with_gaps(ax):
+    some = compared(2.0, ("reparameterisation",))
+    several = {0.5: compared(0.5), 1: compared(1.0), np.float32(2): some}
+    plotting.gradient_variance(several, ax=ax)
+    assert (ax.get_xscale(), ax.get_yscale()) == ("log", "log")
+    assert [t.get_text() for t in ax.get_xticklabels()] == ["0.5", "1", "2.0"]
+    lines = {line.get_label(): line for line in ax.lines}
+    through, path = lines["reparameterisation"], lines["path, 0 where not drawn"]
+    assert through.get_xdata().tolist() == [0.5, 1, 2]
+    assert through.get_ydata().tolist() == [c.gradients["reparameterisation"].total_variance for c in several.values()]
+    assert path.get_ydata()[0] == compared(0.5).gradients["path"].total_variance
+    assert np.isnan(path.get_ydata()[1:]).all()  # at 1 it is 0, at 2 nobody asked
+    assert np.isnan(lines["score"].get_ydata()).tolist() == [False, False, True]  # and that is not called 0
+    assert len({(line.get_color(), line.get_marker()) for line in ax.lines}) == 6
+
+
+def test_words_stand_side_by_side(ax):
+    plotting.gradient_variance({"narrow": compared(0.5), "wide": compared(2.0)}, ax=ax)
+    assert ax.lines[0].get_xdata().tolist() == ax.get_xticks().tolist() == [0, 1]
+    assert [t.get_text() for t in ax.get_xticklabels()] == ["narrow", "wide"]
+    assert ax.get_xscale() == "linear"
+
+
+@pytest.mark.parametrize(
+    ("given", "name"),
+    [({}, "an empty dict"), (lambda: compared().gradients["path"], "Gradient"), (lambda: [compared()], "list")],
+)
+def test_what_is_no_comparison_makes_no_picture(given, name, ax):
+    match = f"wants what lvm.gradients.compare returned, or a dict of these, got {name}\\."
+    with pytest.raises(TypeError, match=match):
+        plotting.gradient_variance(given() if callable(given) else given, ax=ax)
+
+
+def test_the_bound_of_fit_q_has_a_band_of_two_standard_errors_that_is_in_sight(ax):
+    plotting.plot_bound(fitted(), ax=ax)
+    (line,), (band,) = ax.lines, ax.collections
+    bound, error = (np.array(fitted().history[name]) for name in ("lower_bound", "lower_bound_error"))
+    assert_array_equal(line.get_ydata(), bound)
+    assert line.get_xdata().tolist() == list(range(1, 13))
+    ends = band.get_paths()[0].vertices
+    assert_allclose(ends[1:13, 1], bound - 2 * error)
+    assert_allclose(ends[14:-1, 1][::-1], bound + 2 * error)
+    low, high = ax.get_ylim()
+    assert low < min((bound - 2 * error)[1:])
+    assert max((bound + 2 * error)[1:]) < high
+    assert low > bound[0]  # where it began sets no scale
+    assert [t.get_text() for t in ax.get_legend().get_texts()] == ["of training", "two standard errors"]
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("epoch", "lower bound, nats")
+
+
 # ------------------------------------------------------------------------------------------------------------ manners
 
 DRAWINGS = {
@@ -1564,6 +1657,7 @@ DRAWINGS = {
     "warp": lambda ax: plotting.plot_warp(flow(), ax=ax),
     "bound": lambda ax: plotting.plot_bound(mixture(load_faithful()), ax=ax),
     "bound and parts": lambda ax: plotting.plot_bound(flow(), ax=ax),
+    "bound of fit_q": lambda ax: plotting.plot_bound(fitted(), ax=ax),
     "images": lambda ax: plotting.plot_images(load_digits()[:3], ax=ax),
     "reconstructions": lambda ax: plotting.plot_reconstructions(vae(), load_digits() / 16, ax=ax),
     "decoded": lambda ax: plotting.plot_decoded(vae(), ax=ax),
@@ -1574,6 +1668,8 @@ DRAWINGS = {
     "sparsity": lambda ax: plotting.plot_sparsity(net(), ax=ax),
     "pruning": lambda ax: plotting.plot_pruning(net(), *unseen_digits(20), thresholds=[-50], ax=ax),
     "bands": lambda ax: plotting.plot_bands(curve(), *wave(), ax=ax),
+    "gradient": lambda ax: plotting.gradient_variance(compared(), ax=ax),
+    "gradients": lambda ax: plotting.gradient_variance({1: compared(), 2: compared(1.0)}, ax=ax),
 }
 
 

@@ -6,6 +6,7 @@
     python benchmarks/peers/run.py flow [--quick] [--sizes "a step, D=2 K=8 B=1000" ...] [--repeat 5]
     python benchmarks/peers/run.py vae [--quick] [--sizes "a step, 784-400-20, B=100" ...] [--repeat 5]
     python benchmarks/peers/run.py network [--quick] [--sizes "a step, 784-300-10, B=100" ...] [--repeat 5]
+    python benchmarks/peers/run.py gradients [--quick] [--sizes "1e7 samples, 10-d, diag, path" ...] [--repeat 5]
 
 A family's file in this folder gives
 

@@ -4,7 +4,21 @@ import importlib as _importlib
 
 import numpy as np
 
-_families = ("adam", "ard", "flow", "linear", "logistic", "mixture", "network", "ppca", "random", "relevance", "vae")
+_families = (
+    "adam",
+    "ard",
+    "distributions",
+    "flow",
+    "gradients",
+    "linear",
+    "logistic",
+    "mixture",
+    "network",
+    "ppca",
+    "random",
+    "relevance",
+    "vae",
+)
 
 
 def put(x):

@@ -5,7 +5,20 @@ import importlib as _importlib
 
 from . import api as _api
 
-_families = ("adam", "flow", "linear", "logistic", "mixture", "network", "ppca", "random", "relevance", "vae")
+_families = (
+    "adam",
+    "distributions",
+    "flow",
+    "gradients",
+    "linear",
+    "logistic",
+    "mixture",
+    "network",
+    "ppca",
+    "random",
+    "relevance",
+    "vae",
+)
 
 
 def put(x):
