@@ -381,6 +381,7 @@ def distribution(kind, T, D=3):
     else:
         loc = loc if name in ("exponential", "weibull") else rng.normal(size=D)
         scale, shape = rng.uniform(0.5, 2, D), rng.uniform(1, 3, D)
+        shape = loc + scale if name == "uniform" else shape  # its end
         table = np.column_stack([loc, scale, np.log(scale), shape])
     return table.astype(T), D + (name == "mixture")
 

@@ -61,7 +61,7 @@ def main(out="lvm-demo"):
         return
     figure = Figure(figsize=(11, 4.5), layout="constrained")
     left, right = figure.subplots(1, 2)
-    lvm.plotting.gradient_variance(found, ax=left)
+    lvm.plotting.plot_gradient_variance(found, ax=left)
     left.set(xlabel="D", title="noise of the gradient")
     log_z = target.entropy() - 0.5 * D  # of e^log_p: the entropy is log Z + E[z'Pz]/2
     for name, fit in fits.items():

@@ -344,8 +344,8 @@ def _variances(figure, model, X):
     from . import plotting
 
     left, right = figure.subplots(1, 2)
-    plotting.gradient_variance(model.found[1.0], ax=left)
-    plotting.gradient_variance(model.found, ax=right)
+    plotting.plot_gradient_variance(model.found[1.0], ax=left)
+    plotting.plot_gradient_variance(model.found, ax=right)
     right.set_xlabel("scale of q, times that of the posterior")
 
 

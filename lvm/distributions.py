@@ -28,11 +28,27 @@ import scipy.linalg
 import scipy.special
 
 from . import kernels
-from .estimator import check_choice, check_int, check_random_state
+from .estimator import NumericalError, check_choice, check_int, check_random_state
 
 BLOCK = 1 << 16  # samples that a user's function gets at a time
+__all__ = [
+    "Cauchy",
+    "Distribution",
+    "Expectation",
+    "Exponential",
+    "Gumbel",
+    "Laplace",
+    "Logistic",
+    "MultivariateNormal",
+    "Normal",
+    "NormalMixture",
+    "Uniform",
+    "Weibull",
+    "estimation_error_bound",
+    "expectation",
+]
 TINY = np.finfo(float).tiny  # of smaller numbers the reciprocal may be infinite
-NORMAL = ("normal", "full")  # kinds whose base noise is standard normal; of others it is uniform
+BY_NORMAL = ("normal", "full")  # kinds whose base noise is standard normal; of others it is uniform
 
 
 class Distribution:
@@ -122,7 +138,7 @@ class Distribution:
     def _noise(self, n: int, seed: int) -> np.ndarray:
         """Base noise (n,R)."""
         noise, random = np.empty((n, self.n_features)), kernels.load("cpu").random
-        (random.normal if self._kind in NORMAL else random.uniform)(seed, 0, 0, noise)
+        (random.normal if self._kind in BY_NORMAL else random.uniform)(seed, 0, 0, noise)
         return noise
 
     def transform(self, noise) -> np.ndarray:
@@ -145,6 +161,11 @@ class Distribution:
     def log_prob(self, z) -> np.ndarray:
         """log q(z) of each row, in nats: (n,); -inf outside the support."""
         return self._slopes(z, np.empty((0, self.n_features)), False)[0]
+
+    def __call__(self, z) -> tuple[np.ndarray, np.ndarray]:
+        """log q(z) (n,) and its gradient in z (n,D): a prior, or a target, as functions of lvm take it."""
+        log_q, gz, _, _ = self._slopes(z, np.empty((0, self.n_features)), True)
+        return log_q, gz
 
     def log_prob_gradients(self, z) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """The gradient of log q(z) in z (n,D), and at fixed z in the parameters, {name: (n, *shape)}. Outside the
@@ -180,8 +201,9 @@ class Distribution:
             raise ValueError(
                 f"{name} must have the shape (n, {columns}) for this {type(self).__name__}, got {z.shape}."
             )
-        if np.isnan(z).any():
-            raise ValueError(f"{name} has NaN in row {int(np.isnan(z).any(axis=1).argmax())}.")
+        bad = ~np.isfinite(z).all(axis=1)
+        if bad.any():
+            raise ValueError(f"{name} must be finite, got {z[bad][0]} in row {int(bad.argmax())}.")
         return z
 
     # -- in closed form
@@ -254,7 +276,8 @@ class _Product(Distribution):
 
     def _finish(self, loc, scale, log_scale, shape):
         table = np.column_stack([loc, scale, log_scale, shape])
-        if not (np.isfinite(table).all() and (table[:, [1, 3]] >= TINY).all()):
+        positive = [1, 3] if self._kind == "weibull" else [1]
+        if not (np.isfinite(table).all() and (table[:, positive] >= TINY).all()):
             raise ValueError(f"{type(self).__name__}: a scale or shape is beyond what float64 has.")
         table.flags.writeable = False
         self._table, self.n_features = table, len(table)
@@ -353,14 +376,14 @@ class MultivariateNormal(Distribution):
     _kind = "full"
 
     def __init__(self, mean, factor) -> None:
-        m, L = (
-            np.atleast_1d(_numbers("mean", mean, type(self).__name__)),
-            _numbers("factor", factor, type(self).__name__),
-        )
-        if m.ndim != 1 or not len(m) or L.shape != (len(m), len(m)) or np.triu(L, 1).any():
+        who = type(self).__name__
+        m, L = np.atleast_1d(_numbers("mean", mean, who)), _numbers("factor", factor, who)
+        if m.ndim != 1 or not len(m) or L.shape != (len(m), len(m)):
+            raise ValueError(f"{who} wants a mean (D,) and a matrix (D,D), got the shapes {m.shape} and {L.shape}.")
+        if np.triu(L, 1).any():
             raise ValueError(
-                f"MultivariateNormal wants a mean (D,) and a lower triangular factor (D,D), got {m.shape} and "
-                f"{L.shape}. Try MultivariateNormal.from_covariance(mean, covariance)."
+                f"The factor of {who} must be lower triangular, got numbers above its diagonal. Try "
+                "MultivariateNormal.from_covariance(mean, covariance)."
             )
         _positive("the factor's diagonal", np.diag(L), type(self).__name__)
         self._finish(np.vstack([m, L]))
@@ -372,7 +395,7 @@ class MultivariateNormal(Distribution):
         if S.ndim != 2 or S.shape[0] != S.shape[1]:
             raise ValueError(f"covariance must be a symmetric matrix (D,D), got the shape {S.shape}.")
         apart = np.abs(S - S.T)
-        if (apart > 1e-8 * np.abs(S)).any():
+        if (apart > 1e-8 * np.sqrt(np.abs(np.outer(np.diag(S), np.diag(S))))).any():
             i, j = np.unravel_index(apart.argmax(), S.shape)
             raise ValueError(
                 f"covariance must be a symmetric matrix (D,D), got {S[i, j]} at [{i}, {j}] and {S[j, i]} at [{j}, {i}]."
@@ -559,7 +582,13 @@ class Uniform(_Product):
             width = high - low
         if not np.isfinite(width).all():
             raise ValueError("Uniform: high - low is beyond what float64 has.")
-        super()._set(low, width)
+        self._finish(low, width, np.log(width), high)
+
+    @classmethod
+    def _tabled(cls, parameters):
+        low, log_width = parameters["low"], parameters["log_width"]
+        width = np.exp(log_width)
+        return np.column_stack([low, width, log_width, low + width])
 
     def _words(self):
         return {"low": self.low, "high": self.high}
@@ -572,7 +601,7 @@ class Uniform(_Product):
     @property
     def high(self) -> np.ndarray:
         """(D,)"""
-        return self._table[:, 0] + self._table[:, 1]
+        return self._table[:, 3].copy()
 
     @property
     def mean(self) -> np.ndarray:
@@ -808,6 +837,9 @@ class Expectation(NamedTuple):
     error: Any
     variance: Any
 
+    def __str__(self):
+        return f"{self.value} ± {self.error}, variance {self.variance}"
+
 
 def expectation(
     f: Callable, q: Distribution, method: str = "monte_carlo", n_samples: int = 100_000, *, random_state: Any = None
@@ -817,8 +849,9 @@ def expectation(
     "monte_carlo": the mean over n_samples draws, in blocks, so that no more than 65536 of them are there at a time.
     "taylor": about the mean m of q, with its covariance S = A A' and the Hessian H of f,
         E f = f(m) + tr(H S)/2,   Var f = |A' grad f|²,
-    exact for the mean of a quadratic f; the derivatives along the columns a of A by differences between f(m + h a), at
-    h = 1/50 and 1/100, of which the error in h² cancels (Richardson): f has to be smooth there.
+    exact for the mean of a quadratic f (Var is 0 where grad f is); the derivatives along the columns a of A by
+    differences between f(m + h a), at h = 1/50 and 1/100, of which the error in h² cancels (Richardson): f has to
+    be smooth there.
     ValueError for f that gives another number of rows, or a value that is not finite, and for "taylor" where q has no
     mean or variance.
 
@@ -868,7 +901,7 @@ def _values(f, z):
         raise ValueError(f"f must give a value for each row of z {z.shape}, got the shape {y.shape}.")
     if not np.isfinite(y).all():
         row = int((~np.isfinite(y)).reshape(len(y), -1).any(axis=1).argmax())
-        raise ValueError(f"f gave {y[row]} at z = {z[row]}: it must be finite where q is above 0.")
+        raise NumericalError(f"f gave {y[row]} at z = {z[row]}: it must be finite where q is above 0.")
     return y
 
 

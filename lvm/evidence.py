@@ -235,6 +235,9 @@ def _log_weights(log_joint, q, n_samples, random_state, who):
 def _draws(name, f, q, n_samples, random_state, who):
     """Samples z (B,D) from q, some at a time, and the log-density f (B,) there."""
     n, rng, done = check_int("n_samples", n_samples, 2, who=who), check_random_state(random_state), 0
+    if not callable(f):
+        raise TypeError(f"{name} must be callable, log_p = {name}(z), got {type(f).__name__}.")
+    _check_distribution("prior" if name == "log_likelihood" else "q", q)
     while done < n:
         z = q.sample(min(BLOCK, n - done), random_state=rng)
         got = f(z)
@@ -246,7 +249,7 @@ def _draws(name, f, q, n_samples, random_state, who):
         bad = ~(l < np.inf)
         if bad.any():
             s = int(bad.argmax())
-            raise ValueError(
+            raise NumericalError(
                 f"{name} must give finite numbers, or -inf where the density is zero, got {l[s]} at sample {done + s}, "
                 f"z = {_shown(z[s])}."
             )
@@ -262,7 +265,8 @@ class Annealed(NamedTuple):
         delta method, which knows only the weights that were seen: see `Evidence`
     lower, lower_error : the mean of log w, a lower bound in the mean that is never above log_z; its standard error
     upper, upper_error : -log of the mean of 1/w over chains that went backwards from a sample of the posterior, an
-        upper bound in the mean; its standard error by the delta method. NaN without `posterior`.
+        upper bound in the mean; its standard error by the delta method, as far as it is given this one sample. NaN
+        without `posterior`.
     ess, k_hat : of the weights of the chains, from 1 to n_chains, and as of `Evidence` (25 chains or more, or NaN)
     acceptance : (n_temperatures - 1,) or (N, n_temperatures - 1), part of the moves that were accepted at each
         temperature between the ends, by their probabilities
@@ -298,8 +302,9 @@ class Annealed(NamedTuple):
         ]
         if np.isfinite(self.upper).all():
             lines.append(
-                f"upper  {total(self.upper):.7g} ± {error(self.upper_error):.1g} nats{each(self.upper)}, backwards: "
-                f"log Z is enclosed within {np.max(self.gap):.3g}{' or less in each row' if rows else ''}"
+                f"upper  {total(self.upper):.7g} ± {error(self.upper_error):.1g} nats{each(self.upper)}, backwards "
+                f"from one sample: log Z is enclosed within {np.max(self.gap):.3g}"
+                f"{' or less in each row' if rows else ''}"
             )
         worst = " in the worst row" if rows else ""
         lines.append(f"ESS    {np.min(self.ess):.1f} ({np.min(self.ess) / self.n_chains:.1%} of the chains){worst}")
@@ -354,7 +359,7 @@ def annealed(
         With n_rows it is called log_joint(z, rows), rows (M,) int64 telling which row of data a point belongs to. A
         gradient that is wrong makes no error: moves are rejected, steps become tiny, and w varies more than it had to.
         lvm.gradients.check_gradient(log_joint, z) tells.
-    start : of lvm.distributions, or any that has sample(n, random_state=), log_prob and log_prob_gradients
+    start : of lvm.distributions, or any that has n_features, sample(n, random_state=), log_prob, log_prob_gradients
         The prior, or a q that was fitted. Where it is zero the posterior must be.
     n_chains : int, default 64
         For each row.
@@ -390,6 +395,9 @@ def annealed(
     n = check_int("n_chains", n_chains, 2, who="annealed")
     T = check_int("n_temperatures", n_temperatures, 1, who="annealed")
     N = 1 if n_rows is None else check_int("n_rows", n_rows, 1, who="annealed")
+    _check_distribution("start", start)
+    if not callable(log_joint):
+        raise TypeError(f"log_joint must be callable, log_p, gradient = log_joint(z), got {type(log_joint).__name__}.")
     verbose, rng = check_verbose(verbose, who="annealed"), check_random_state(random_state)
     path = _Path(log_joint, start, n_rows, check_int("n_leapfrog", n_leapfrog, 1, who="annealed"), rng)
     end = None if posterior is None else _posterior(posterior, n_rows, start.n_features)
@@ -502,6 +510,11 @@ class _Path:
                 gain = np.where(living, (points.l[1] - points.l[0]).reshape(N, PILOT), 0)
                 away = np.where(living, gain - gain.sum(axis=1, keepdims=True) / count, 0)
                 spread = np.sqrt((away**2).sum(axis=1) / count[:, 0])
+                if not np.isfinite(spread).all():
+                    raise NumericalError(
+                        "log_joint varies over samples of start by more than float64 can square. Try a start that is "
+                        "nearer to the posterior, or scaling."
+                    )
                 way.append((beta, spread, log_step))
                 if (beta == 1).all():
                     break
@@ -637,6 +650,8 @@ class Report(NamedTuple):
         """With log p(x) of all rows by annealing: [Annealed, ...] of some rows each."""
         each, errors, ess = (np.concatenate([getattr(a, x) for a in found]) for x in ("log_z", "log_z_error", "ess"))
         n, T = found[0].n_chains, found[0].n_temperatures
+        if each.sum() < self.log_evidence:
+            return self._replace(how=f"{self.how}; {n} annealed chains a row gave less, {each.sum():.8g}")
         how = f"at least, by {n} annealed chains a row, {T} temperatures, ESS {ess.min():.1f} at worst"
         error = math.sqrt(float((errors**2).sum()))
         return self._replace(log_evidence=float(each.sum()), log_evidence_error=error, how=how, each=each)
@@ -653,10 +668,11 @@ class Report(NamedTuple):
         if self.exact or not math.isnan(self.weighted):
             lines.append(f"ELBO       {noisy(self.elbo, self.elbo_error)}: a lower bound")
         if not math.isnan(self.gap):
-            least = "" if self.exact else ", as far as these weights tell"
+            least = "" if self.exact else ", as far as that is known"
             lines.append(f"gap        {each(self.gap)}: KL(q || posterior){least}")
         if not math.isnan(self.ess):
             lines.append(f"ESS        {self.ess:.1f} of {self.n_samples} at worst")
+        if not math.isnan(self.k_hat):
             lines.append(f"k-hat      {self.k_hat:.3g} at worst, above 0.7 in {self.k_hat_above:.1%}")
         return "\n".join(lines)
 
@@ -735,7 +751,7 @@ def weights_report(model, n, elbo, weighed) -> Report:
     problems = f", of {len(each)} problems, one against the rest" if len(each) > 1 else ""
     how, worst = f"at least, by {S} importance weights{problems}", (float(ess.min()), float(np.max(k_hat)))
     start = type(model).__name__, "log p(y|X)", n, *total, elbo, 0.0, *total
-    return Report(*start, False, how, each, *worst, float((k_hat > 0.7).mean()), S)
+    return Report(*start, False, how, each, *worst, _above(k_hat), S)
 
 
 def bound_report(model, n, log_likelihood, kl, how) -> Report:
@@ -761,7 +777,7 @@ def of_rows(name, pieces, N, n) -> Report:
     errors = [_standard_error(x, x.mean()) for x in (of_elbo, of_each)]
     total, bound = (float(each.sum()), errors[1]), (float(elbo.sum()), errors[0])
     how, worst = f"at least, by {n} importance weights a row", (float(ess.min()), float(np.max(k_hat)))
-    above = float((k_hat > 0.7).mean())
+    above = _above(k_hat)
     return Report(name, "log p(x)", N, *total, *bound, *total, False, how, each, *worst, above, n)
 
 
@@ -777,6 +793,17 @@ def of_weights(log_likelihood, q, alpha, n_samples, size, rng) -> Evidence:
         rest = (eps**2 - w**2 / alpha - np.log(alpha)).sum(axis=1) + q.log_det
         log_w[a : a + size] = log_likelihood(w) + 0.5 * rest
     return importance(log_w)
+
+
+def _above(k_hat):
+    """The part of k_hat above 0.7; NaN where one is not known."""
+    return math.nan if np.isnan(k_hat).any() else float((k_hat > 0.7).mean())
+
+
+def _check_distribution(name, q):
+    """TypeError for what has not the methods of lvm.distributions."""
+    if not all(hasattr(q, word) for word in ("n_features", "sample", "log_prob", "log_prob_gradients")):
+        raise TypeError(f"{name} must be a distribution of lvm.distributions, got {type(q).__name__}.")
 
 
 def _standard_error(x, mean):

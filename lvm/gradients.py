@@ -32,9 +32,24 @@ from .fit import Steps, stochastic
 from .objectives.gradients import FIT, Bound, Sums
 from .parameters import Parameters
 
-ESTIMATORS = ("score", "score_minus_one", "leave_one_out", "control_variate", "reparameterisation", "path")
+__all__ = [
+    "ESTIMATORS",
+    "Comparison",
+    "Fit",
+    "Gradient",
+    "GradientCheck",
+    "check_gradient",
+    "compare",
+    "estimate",
+    "fit_q",
+]
+ESTIMATORS = kernels.load("cpu").gradients.ESTIMATORS[:6]
 SLOPES = ("reparameterisation", "path")  # which need the gradient of log p
 STEPS = 100  # of an epoch of fit_q
+NOT_FINITE = (
+    "log p - log q, or a gradient, is not finite at a sample of {0!r}, or its square is not. Try a q of which samples "
+    "and densities are neither 0 nor beyond what the dtype has."
+)
 CALLABLE = "{0} must be callable, log_p, gradient = {0}(z), got {1}."
 
 
@@ -70,8 +85,8 @@ class Gradient(NamedTuple):
             f"variance   {self.total_variance:.3g} a sample, of all parameters together",
         ]
         for name, g in self.gradient.items():
-            for i, (x, e) in enumerate(zip(g.flat[:8], self.error[name].flat)):
-                lines.append(f"{f'{name}[{i}]':<12} {x:+.5g} ± {e:.1g}")
+            for i, (x, e) in zip(np.ndindex(g.shape), zip(g.flat[:8], self.error[name].flat)):
+                lines.append(f"{f'{name}{list(i)}':<12} {x:+.5g} ± {e:.1g}")
             if g.size > 8:
                 lines.append(f"... {g.size - 8} more of {name}")
         return "\n".join(lines)
@@ -79,7 +94,7 @@ class Gradient(NamedTuple):
 
 class Comparison(NamedTuple):
     """The estimators that could be used, by the same samples, and why others could not. `print` shows the table;
-    lvm.plotting.gradient_variance the variances."""
+    lvm.plotting.plot_gradient_variance the variances."""
 
     gradients: dict[str, Gradient]
     refused: dict[str, str]
@@ -115,14 +130,17 @@ def estimate(
     "score": s (log p - log q), s the slopes of log q in the parameters at fixed z (log-derivative trick). It needs
         log p alone, and has the most noise.
     "score_minus_one": with the slope of -log q itself, whose mean is 0.
-    "leave_one_out": less the mean of log p - log q over the other samples of a block, of some thousands.
+    "leave_one_out": less the mean of log p - log q over the other samples of a block, of 64 to 4096.
     "control_variate": less, for each parameter, the constant that leaves the least variance, fitted on other samples.
     "reparameterisation": slopes through z = z(noise, parameters). It needs the gradient of log p.
     "path": the same without the part whose mean is 0; where q is the posterior no noise is left.
 
+    Standard errors hold where there is a variance: samples do not show that it is infinite, as for a Cauchy q and a
+    log p that falls as -z². Slopes through z are biased where log p jumps.
+
     Memory is that of a block, for any n_samples. With an integer random_state every call takes the same draws.
-    dtype: of the samples that log p gets, np.float64 or np.float32, which takes some two thirds of the time and has
-    rounding of 1e-7. device: where all but log p is computed.
+    dtype: of the samples that log p gets, np.float64 or np.float32, which takes some two thirds of the time and rounds
+    z by 1e-7 |z|: for scales that are not much smaller than |z|. device: where all but log p is computed.
 
     Raises ValueError where the estimator does not hold: the score function and the path derivative for a q whose
     support moves with its parameters, where they are wrong, not noisy; and where log p gives no gradient and one is
@@ -151,6 +169,9 @@ def compare(
     >>> found.gradients["score"].total_variance > 10 * found.gradients["reparameterisation"].total_variance
     True
     """
+    estimators = (estimators,) if isinstance(estimators, str) else tuple(estimators)
+    if not estimators:
+        raise ValueError(f"estimators must be some of {ESTIMATORS}, got none.")
     for name in estimators:
         check_choice("estimators", name, ESTIMATORS, who="compare")
     _check_q(q)
@@ -162,7 +183,7 @@ def compare(
             refused[name] = str(e)
     if not callable(log_p):
         raise TypeError(CALLABLE.format("log_p", type(log_p).__name__))
-    if any(name in SLOPES for name in estimators) and _slopes_of(log_p(q.sample(2, 0))) is None:
+    if any(name in SLOPES for name in estimators) and _slopes_of(log_p(q.sample(2, 0).astype(dtype))) is None:
         refused |= {name: "log_p gives no gradient." for name in estimators if name in SLOPES}
     left = tuple(name for name in estimators if name not in refused)
     if not left:
@@ -187,17 +208,19 @@ def _estimates(log_p, q, estimators, n_samples, dtype, random_state, device, who
         top, bottom = pilot.all(q._table, c, min(n, pilot.size), int(rng.integers(2**63))).mean
         c = np.divide(top, bottom, out=c, where=bottom > 0)
     m = of(estimators).all(q._table, c, n, seed)
-    if not (math.isfinite(m.value_M2) and np.isfinite(m.M2).all()):
-        raise NumericalError(
-            f"log p - log q, or a gradient, is not finite at a sample of {q!r}, or its square is not. Try a q of which "
-            "samples and densities are neither 0 nor beyond what float64 has."
-        )
+    if not _finite(m):
+        raise NumericalError(NOT_FINITE.format(q))
     found = {}
     for e, name in enumerate(estimators):
         variance = m.M2[e] / (n - 1)
         mean, error, spread = (q._split(a) for a in (m.mean[e], np.sqrt(variance / n), variance))
         found[name] = Gradient(m.value, math.sqrt(m.value_M2 / (n - 1) / n), mean, error, spread, name, n)
     return found
+
+
+def _finite(m):
+    """Are these Moments numbers?"""
+    return math.isfinite(m.value_M2) and bool(np.isfinite(m.M2).all())
 
 
 def _check_q(q):
@@ -293,10 +316,12 @@ class GradientCheck(NamedTuple):
         return self.ok
 
     def __str__(self):
-        verdict = "The gradient is right" if self.ok else "The gradient is WRONG"
+        unsure = self.uncertainty > 0.01 * max(abs(self.by_hand), abs(self.by_differences))
+        right = "Differences are too coarse to tell" if unsure else "The gradient is right"
         return (
-            f"{verdict}: worst in column {self.column} of row {self.row}, {self.by_hand:.9g} by hand and "
-            f"{self.by_differences:.9g} ± {self.uncertainty:.1g} by differences (relative error {self.error:.2g})."
+            f"{right if self.ok else 'The gradient is WRONG'}: worst in column {self.column} of row {self.row}, "
+            f"{self.by_hand:.9g} by hand and {self.by_differences:.9g} ± {self.uncertainty:.1g} by differences "
+            f"(relative error {self.error:.2g})."
         )
 
 
@@ -317,7 +342,21 @@ def check_gradient(f: Callable, x, *, rtol: float = 1e-6) -> GradientCheck:
     if x.ndim != 2 or not x.size or not np.isfinite(x).all():
         raise ValueError(f"x must be finite numbers (M,D) or (D,), got the shape {x.shape}.")
     check_real("rtol", rtol, 0, inclusive=False, who="check_gradient")
-    by_hand = np.array(_evaluate(f, x.copy(), True)[1])
+    if not callable(f):
+        raise TypeError(f"f must be callable, value, gradient = f(x), got {type(f).__name__}.")
+    got = f(x.copy())
+    if not isinstance(got, tuple) or len(got) < 2:
+        raise ValueError(f"f must give a tuple (value (M,), gradient (M,D)), got {type(got).__name__}.")
+    value, by_hand = (np.array(a, float) for a in got[:2])
+    if value.shape != x.shape[:1] or by_hand.shape != x.shape:
+        raise ValueError(
+            f"f must give values of the shape {x.shape[:1]} and a gradient of the shape {x.shape} for x of the shape "
+            f"{x.shape}, got {value.shape} and {by_hand.shape}."
+        )
+    bad = ~(np.isfinite(value) & np.isfinite(by_hand).all(axis=1))
+    if bad.any():
+        row = int(bad.argmax())
+        raise NumericalError(f"f is not finite in row {row}: {value[row]} with the gradient {by_hand[row]}.")
     worst = None
     for d in range(x.shape[1]):
         true, doubt = _slope(f, x, d, rtol)
@@ -340,10 +379,12 @@ def _slope(f, x, d, rtol):
 
     The smallest step counts at which rounding does not, or that at which rounding and what the next larger step would
     change are least together, if it is smaller. NaN where no step is inside the domain of f."""
-    size = np.abs(x[:, d]).max() or np.abs(x).max() or 1.0
-    top, bottom = max(size, 1.0), 1e-6 * min(size, 1.0)
+    size = np.maximum(np.abs(x[:, d]), 1e-3 * np.abs(x).max(axis=1))
+    size = np.where(size > 0, size, 1.0)
     slopes, rounding = [], []
-    for h in top * 0.1 ** np.arange(1 + round(math.log10(top / bottom))):
+    bottom = 1e-6 * np.minimum(size, 1.0)
+    for share in np.linspace(0, 1, 1 + math.ceil(math.log10((size / bottom).max()))):
+        h = size ** (1 - share) * bottom**share
         values, widths = [], []
         for t in (h, -h, h / 2, -h / 2):
             moved = x.copy()
@@ -361,7 +402,7 @@ def _slope(f, x, d, rtol):
         change = np.abs(np.diff(slope, axis=0, prepend=np.nan))  # from the next larger step
         change[0] = np.abs(slope[0] - slope[1])
     doubt = np.where(np.isfinite(slope), blur + np.where(np.isfinite(change), change, 0), np.inf)
-    sharp = np.isfinite(slope) & (blur <= 0.1 * rtol * np.abs(slope))
+    sharp = np.isfinite(slope) & (blur <= 1e-3 * rtol * np.abs(slope))
     best = np.maximum(doubt.argmin(axis=0), np.where(sharp, np.arange(len(slope))[:, None], 0).max(axis=0))
     rows = np.arange(len(x))
     found = slope[best, rows]
@@ -418,14 +459,15 @@ def fit_q(
         estimators need log_p alone (with theta: log_p, None, gradient in theta).
     q : where to begin, a distribution of lvm.distributions. It is not changed.
     theta : the model's own parameters to begin with, climbed together with q's; None: there are none.
-    estimator : see `estimate`; the control variate is fitted on the samples of the steps before.
+    estimator : see `estimate`; the control variate is fitted on the samples of the steps before. For a NormalMixture
+        with humps far apart "leave_one_out" has far less noise.
     n_samples : of a step, 2 at least; 100 steps make an epoch.
     max_epochs, learning_rate (of Adam), clip_norm, callback, verbose : as everywhere; a callback that returns True ends
         the fit.
-    n_epochs_no_change, tol : converged when the mean bound of so many epochs is no more than `tol` nats, or than its
-        own standard error, above that of as many before: what cannot be told from noise is no progress. The parameters
-        are then the means over the last of these epochs, which takes the noise of the steps out of them (Polyak &
-        Juditsky 1992). None: always max_epochs, and the last parameters.
+    n_epochs_no_change, tol : converged when the mean bound of so many epochs is no more than `tol` nats, or than the
+        standard error of the difference, from that of as many before: what cannot be told from noise is no progress.
+        The parameters are then the means over the last of these epochs, which takes the noise of the steps out of them
+        (Polyak & Juditsky 1992). None: always max_epochs, and the last parameters.
 
     Raises NumericalError at the first log p or gradient that is not finite, naming the step and z; ValueError for bad
     arguments and where the estimator does not hold. A ConvergenceWarning tells of max_epochs that were not enough.
@@ -477,8 +519,12 @@ def fit_q(
                 "or scaling z."
             ) from None
 
+    def check(m):
+        if not _finite(m):
+            raise NumericalError(f"In step {int(p.counter[0])}: {NOT_FINITE.format(_named(q, p.get()))}")
+
     seed, final = (int(s) for s in rng.integers(2**63, size=2))
-    o = Bound(k, q._kind, q.n_features, q._size, tabled, at, estimator, n, STEPS, seed, p)
+    o = Bound(k, q._kind, q.n_features, q._size, tabled, at, check, estimator, n, STEPS, seed, p)
     window = n_epochs_no_change
     paths: collections.deque = collections.deque(maxlen=window)
     trace: dict[str, list[float]] = {"lower_bound": [], "lower_bound_error": []}
@@ -486,7 +532,8 @@ def fit_q(
 
     def after(epoch, found):
         nonlocal settled
-        paths.append(o.mean_theta)
+        if window is not None:
+            paths.append(o.mean_theta)
         for name, values in trace.items():
             values.append(found[name])
         ended = callback is not None and bool(callback(epoch, found))
@@ -511,16 +558,18 @@ def fit_q(
         p.theta[:] = np.mean(paths, axis=0)
     elif window is not None and training.n_epochs == max_epochs:
         warn(
-            f"fit_q did not converge in {max_epochs} epochs: the bound still rises by more than its noise. Try more "
-            "max_epochs, another learning_rate, or a larger tol.",
+            f"fit_q did not converge in {max_epochs} epochs: the bound still changes by more than its noise. Try more "
+            "max_epochs, a smaller learning_rate, or a larger tol.",
             ConvergenceWarning,
         )
     fitted = p.get()
     found = _named(q, fitted)
     theta = fitted.get("theta")
     m = o.sums.all(found._table, o.c, STEPS * n, final)
+    check(m)
     error = math.sqrt(m.value_M2 / (m.n - 1) / m.n)
-    return Fit(found, theta, m.value, error, training.history, training.n_epochs, settled or window is None)
+    converged = settled or (window is None and training.n_epochs == max_epochs)
+    return Fit(found, theta, m.value, error, training.history, training.n_epochs, converged)
 
 
 def _named(q, parameters):
@@ -528,8 +577,8 @@ def _named(q, parameters):
 
 
 def _settled(lower_bound, lower_bound_error, n, tol):
-    """Is the gain over n epochs, from the n before, no more than tol, or than its standard error?"""
+    """Is what n epochs changed, from the n before, no more than tol, or than its standard error?"""
     if len(lower_bound) < 2 * n:
         return False
     gain = np.mean(lower_bound[-n:]) - np.mean(lower_bound[-2 * n : -n])
-    return bool(gain <= max(tol, math.sqrt(np.square(lower_bound_error[-2 * n :]).sum()) / n))
+    return bool(abs(gain) <= max(tol, math.sqrt(np.square(lower_bound_error[-2 * n :]).sum()) / n))

@@ -17,13 +17,13 @@ __all__ = [
     "Calibration",
     "calibration",
     "ellipse",
-    "gradient_variance",
     "plot_active",
     "plot_bands",
     "plot_bound",
     "plot_decision",
     "plot_decoded",
     "plot_flow",
+    "plot_gradient_variance",
     "plot_held_out",
     "plot_images",
     "plot_imputed",
@@ -64,7 +64,7 @@ ELLIPSES = 200  # plot_scores: rows that have an ellipse, and plot_held_out: val
 GRID = 200  # plot_decision, plot_flow: points along each side at which the model is asked
 ACTIVE = 0.01  # plot_active: variance of a posterior mean above which a unit is active (Burda et al. 2016)
 DROP = 0.1  # plot_pruning: how far down the picture goes
-ROUNDING = 1e-20  # gradient_variance: of the largest variance, what is no more than rounding squared
+ROUNDING = 1e-20  # plot_gradient_variance: of the largest variance, what is no more than rounding squared
 RADIUS = np.sqrt(-2 * np.log(1 - 0.68))  # the ellipse at this Mahalanobis distance holds 68 % of a Gaussian
 
 
@@ -1281,7 +1281,7 @@ def plot_bands(model, X, y, *, limits=None, ax=None, max_points: int = 5000):
     return ax
 
 
-def gradient_variance(comparison, *, ax=None):
+def plot_gradient_variance(comparison, *, ax=None):
     """How noisy each estimator of a gradient is: the variance of one sample, summed over all parameters, on a log axis.
 
     comparison: what `lvm.gradients.compare` returned, for a dot an estimator; or several of them, {label: comparison},
@@ -1293,12 +1293,14 @@ def gradient_variance(comparison, *, ax=None):
     >>> import lvm
     >>> log_p = lambda z: (-0.5 * (z**2).sum(axis=1), -z)
     >>> found = lvm.gradients.compare(log_p, lvm.distributions.Normal([1.0, 2.0], 0.5), 5000, random_state=0)
-    >>> ax = lvm.plotting.gradient_variance(found)             # doctest: +SKIP
+    >>> ax = lvm.plotting.plot_gradient_variance(found)             # doctest: +SKIP
     """
     found = comparison if isinstance(comparison, dict) else {"": comparison}
     if not found or not all(hasattr(one, "gradients") for one in found.values()):
         got = ", ".join(type(one).__name__ for one in found.values()) or "an empty dict"
-        raise TypeError(f"gradient_variance wants what lvm.gradients.compare returned, or a dict of these, got {got}.")
+        raise TypeError(
+            f"plot_gradient_variance wants what lvm.gradients.compare returned, or a dict of these, got {got}."
+        )
     names = list(dict.fromkeys(name for one in found.values() for name in one.gradients))
     variance = np.full((len(names), len(found)), np.nan)
     for j, one in enumerate(found.values()):

@@ -577,8 +577,14 @@ TRY_SAMPLES = "has no closed form here. Try expectation(lambda z: q.log_prob(z) 
         (lambda: D.Normal([0.0, 1.0], np.ones(3)), "arrays of one length (D,), got mean (2,), scale (3,)."),
         (lambda: D.Gumbel([[0.0]], 1.0), "arrays of one length (D,), got loc (1, 1), scale (1,)."),
         (lambda: D.Uniform([0.0, 2.0], 1.0), "Uniform wants high above low, got low=2.0, high=1.0."),
-        (lambda: D.MultivariateNormal(MEAN, FACTOR.T), "a lower triangular factor (D,D), got (3,) and (3, 3). Try "),
-        (lambda: D.MultivariateNormal(MEAN, np.eye(2)), "a lower triangular factor (D,D), got (3,) and (2, 2). Try "),
+        (
+            lambda: D.MultivariateNormal(MEAN, FACTOR.T),
+            "must be lower triangular, got numbers above its diagonal. Try ",
+        ),
+        (
+            lambda: D.MultivariateNormal(MEAN, np.eye(2)),
+            "wants a mean (D,) and a matrix (D,D), got the shapes (3,) and (2, 2).",
+        ),
         (
             lambda: D.MultivariateNormal(MEAN, -FACTOR),
             "the factor's diagonal of MultivariateNormal must be above 0, got ",
@@ -593,7 +599,7 @@ TRY_SAMPLES = "has no closed form here. Try expectation(lambda z: q.log_prob(z) 
         (lambda: D.NormalMixture(HALVES, CENTRES, [[1.0], [0.0]]), "scales of NormalMixture must be above 0, got 0."),
         (lambda: D.NormalMixture(HALVES, np.ones((3, 1)), ONES), "scales (K,D), got (2,), (3, 1) and (2, 1)."),
         (lambda: NORMAL.log_prob(np.zeros(2)), "z must have the shape (n, 2) for this Normal, got (2,)."),
-        (lambda: NORMAL.log_prob_gradients([[0.0, 1.0], [0.0, np.nan]]), "z has NaN in row 1."),
+        (lambda: NORMAL.log_prob_gradients([[0.0, 1.0], [0.0, np.nan]]), "z must be finite, got [ 0. nan] in row 1."),
         (lambda: NORMAL.pull(np.zeros((3, 2)), np.zeros((1, 2))), "g must have the shape of z, (3, 2), got (1, 2)."),
         (
             lambda: make("NormalMixture").transform(np.zeros((1, 2))),

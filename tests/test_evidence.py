@@ -653,7 +653,7 @@ def test_annealed_prints_what_it_is():
     assert str(one) == (
         "log Z  -2.5 ± 0.01 nats, by 64 chains\n"
         "lower  -2.625 ± 0.03 nats, the mean of log w\n"
-        "upper  -2.375 ± 0.02 nats, backwards: log Z is enclosed within 0.125\n"
+        "upper  -2.375 ± 0.02 nats, backwards from one sample: log Z is enclosed within 0.125\n"
         "ESS    40.0 (62.5% of the chains)\n"
         "k-hat  0.3\n"
         "moves  70% accepted, at each of 2 temperatures 60% or more"
@@ -919,7 +919,7 @@ def test_a_report_prints_what_it_is():
         "log p(x)   -404.96278 in all, -2.69975 a row, ± 0.2 in all: at least\n"
         "L_50       -420 in all, -2.8 a row, ± 0.5 in all: a lower bound\n"
         "ELBO       -450 in all, -3 a row, ± 2 in all: a lower bound\n"
-        "gap        45.03722 in all, 0.300248 a row: KL(q || posterior), as far as these weights tell\n"
+        "gap        45.03722 in all, 0.300248 a row: KL(q || posterior), as far as that is known\n"
         "ESS        3.2 of 50 at worst\n"
         "k-hat      0.75 at worst, above 0.7 in 12.5%"
     )

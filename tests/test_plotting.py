@@ -1567,7 +1567,7 @@ def fitted():
 
 
 def test_each_estimator_has_a_dot_at_its_variance_which_stands_beside_its_name(ax):
-    plotting.gradient_variance(compared(), ax=ax)
+    plotting.plot_gradient_variance(compared(), ax=ax)
     found = {name: g.total_variance for name, g in compared().gradients.items()}
     assert len(ax.lines) == len(found) == 6
     assert [line.get_xdata()[0] for line in ax.lines] == list(found.values())
@@ -1582,7 +1582,7 @@ def test_what_is_rounding_alone_has_no_dot_and_is_called_0(ax):
     gradients = dict(compared(1.0).gradients)  # q is the posterior
     assert gradients["path"].total_variance < 1e-25
     gradients["path"] = gradients["path"]._replace(variance={"mean": np.array([1e-28, 0])})
-    plotting.gradient_variance(compared(1.0)._replace(gradients=gradients), ax=ax)
+    plotting.plot_gradient_variance(compared(1.0)._replace(gradients=gradients), ax=ax)
     assert np.isnan(ax.lines[-1].get_xdata()).all()
     assert ax.get_yticklabels()[-1].get_text() == "path, 0"
     bottom, top = sorted(ax.get_ylim())
@@ -1592,7 +1592,7 @@ def test_what_is_rounding_alone_has_no_dot_and_is_called_0(ax):
 def test_variances_of_several_comparisons_are_lines_over_numbers_with_gaps(ax):
     some = compared(2.0, ("reparameterisation",))
     several = {0.5: compared(0.5), 1: compared(1.0), np.float32(2): some}
-    plotting.gradient_variance(several, ax=ax)
+    plotting.plot_gradient_variance(several, ax=ax)
     assert (ax.get_xscale(), ax.get_yscale()) == ("log", "log")
     assert [t.get_text() for t in ax.get_xticklabels()] == ["0.5", "1", "2.0"]
     lines = {line.get_label(): line for line in ax.lines}
@@ -1606,7 +1606,7 @@ def test_variances_of_several_comparisons_are_lines_over_numbers_with_gaps(ax):
 
 
 def test_words_stand_side_by_side(ax):
-    plotting.gradient_variance({"narrow": compared(0.5), "wide": compared(2.0)}, ax=ax)
+    plotting.plot_gradient_variance({"narrow": compared(0.5), "wide": compared(2.0)}, ax=ax)
     assert ax.lines[0].get_xdata().tolist() == ax.get_xticks().tolist() == [0, 1]
     assert [t.get_text() for t in ax.get_xticklabels()] == ["narrow", "wide"]
     assert ax.get_xscale() == "linear"
@@ -1619,7 +1619,7 @@ def test_words_stand_side_by_side(ax):
 def test_what_is_no_comparison_makes_no_picture(given, name, ax):
     match = f"wants what lvm.gradients.compare returned, or a dict of these, got {name}\\."
     with pytest.raises(TypeError, match=match):
-        plotting.gradient_variance(given() if callable(given) else given, ax=ax)
+        plotting.plot_gradient_variance(given() if callable(given) else given, ax=ax)
 
 
 def test_the_bound_of_fit_q_has_a_band_of_two_standard_errors_that_is_in_sight(ax):
@@ -1668,8 +1668,8 @@ DRAWINGS = {
     "sparsity": lambda ax: plotting.plot_sparsity(net(), ax=ax),
     "pruning": lambda ax: plotting.plot_pruning(net(), *unseen_digits(20), thresholds=[-50], ax=ax),
     "bands": lambda ax: plotting.plot_bands(curve(), *wave(), ax=ax),
-    "gradient": lambda ax: plotting.gradient_variance(compared(), ax=ax),
-    "gradients": lambda ax: plotting.gradient_variance({1: compared(), 2: compared(1.0)}, ax=ax),
+    "gradient": lambda ax: plotting.plot_gradient_variance(compared(), ax=ax),
+    "gradients": lambda ax: plotting.plot_gradient_variance({1: compared(), 2: compared(1.0)}, ax=ax),
 }
 
 

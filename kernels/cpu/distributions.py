@@ -28,7 +28,8 @@ from numba.extending import register_jitable
 
 from .. import pool
 from ..jit import FAST, kernel
-from ..shared.distributions import EXPONENTIAL, FULL, KINDS, MIXTURE, WEIBULL, quantile, standard, upper, weibull
+from ..shared.distributions import EXPONENTIAL, FULL, KINDS, MIXTURE, WEIBULL, sample, standard, upper, weibull
+from ..shared.distributions import log_density as density
 from ..shared.scalar import exp, log
 
 __all__ = ["KINDS", "coordinates", "place", "slopes"]
@@ -61,27 +62,25 @@ def _product(kind):
     @piece
     def place(table, noise, first, n, X):
         for d in range(len(table)):
-            loc, scale, u, z = table[d, 0], table[d, 1], noise[d, first : first + n], X[d, first : first + n]
-            T = type(loc)
+            loc, scale, shape = table[d, 0], table[d, 1], table[d, 3]
+            u, z = noise[d, first : first + n], X[d, first : first + n]
             for i in range(n):
-                t = quantile(kind, u[i])
-                if kind == WEIBULL:
-                    z[i] = scale * exp(log(t) * (T(1) / table[d, 3]))
-                else:
-                    z[i] = loc + scale * t
+                z[i] = sample(kind, u[i], loc, scale, shape)
 
     @piece
     def log_density(table, X, first, n, lq, a):
         for i in range(n):
             lq[i] = type(lq[0])(0)
         for d in range(len(table)):
-            loc, scale, log_scale, z = table[d, 0], table[d, 1], table[d, 2], X[d, first : first + n]
-            f = type(loc)(1) / scale
+            loc, scale, log_scale, shape, z = (
+                table[d, 0],
+                table[d, 1],
+                table[d, 2],
+                table[d, 3],
+                X[d, first : first + n],
+            )
             for i in range(n):
-                if kind == WEIBULL:
-                    lq[i] += weibull(z[i], scale, log_scale, table[d, 3])[0]
-                else:
-                    lq[i] += standard(kind, (z[i] - loc) * f)[0] - log_scale
+                lq[i] += density(kind, z[i], loc, scale, log_scale, shape)
 
     @piece
     def slopes(table, X, first, n, lq, a, dz, s):

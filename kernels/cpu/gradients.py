@@ -18,21 +18,10 @@ import numpy as np
 
 from .. import pool
 from ..jit import FAST, kernel
+from ..shared.gradients import CONTROL, ESTIMATORS, LEAVE_ONE_OUT, MINUS_ONE, PATH, REPARAMETERISATION, SQUARE, SQUARE_F
 from .distributions import TILE, coordinates, pieces, room
 
 __all__ = ["ESTIMATORS", "draw", "each", "moments"]
-
-ESTIMATORS = (
-    "score",
-    "score_minus_one",
-    "leave_one_out",
-    "control_variate",
-    "reparameterisation",
-    "path",
-    "square",
-    "square_f",
-)
-SCORE, MINUS_ONE, LEAVE_ONE_OUT, CONTROL, REPARAMETERISATION, PATH, SQUARE, SQUARE_F = range(len(ESTIMATORS))
 
 
 def each(block, n_blocks):

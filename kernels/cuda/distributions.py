@@ -13,7 +13,8 @@ import math
 import numpy as np
 from numba.extending import register_jitable
 
-from ..shared.distributions import EXPONENTIAL, FULL, KINDS, MIXTURE, WEIBULL, quantile, standard, upper, weibull
+from ..shared.distributions import EXPONENTIAL, FULL, KINDS, MIXTURE, WEIBULL, sample, standard, upper, weibull
+from ..shared.distributions import log_density as density
 from ..shared.scalar import exp, log
 from .api import cuda, empty, kernel
 from .flow import HALF_LOG_2PI
@@ -48,21 +49,13 @@ def _product():
     @piece
     def place(kind, table, noise, i, X):
         for d in range(table.shape[0]):
-            T, t = type(table[d, 0]), quantile(kind, noise[d, i])
-            if kind == WEIBULL:
-                X[d, i] = table[d, 1] * exp(log(t) * (T(1) / table[d, 3]))
-            else:
-                X[d, i] = table[d, 0] + table[d, 1] * t
+            X[d, i] = sample(kind, noise[d, i], table[d, 0], table[d, 1], table[d, 3])
 
     @piece
     def log_density(kind, table, X, i, a):
         lq = type(table[0, 0])(0)
         for d in range(table.shape[0]):
-            z, loc, scale, log_scale = X[d, i], table[d, 0], table[d, 1], table[d, 2]
-            if kind == WEIBULL:
-                lq += weibull(z, scale, log_scale, table[d, 3])[0]
-            else:
-                lq += standard(kind, (z - loc) * (type(z)(1) / scale))[0] - log_scale
+            lq += density(kind, X[d, i], table[d, 0], table[d, 1], table[d, 2], table[d, 3])
         return lq
 
     @piece

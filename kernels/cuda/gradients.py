@@ -9,6 +9,7 @@ lvm.kernels.cpu.gradients, whose docstring has the equations.
 
 import numpy as np
 
+from ..shared.gradients import CONTROL, ESTIMATORS, LEAVE_ONE_OUT, MINUS_ONE, PATH, REPARAMETERISATION, SQUARE, SQUARE_F
 from .api import cuda, device_function, empty, kernel
 from .distributions import _draw, _evaluate, coordinates
 from .ppca import _shift
@@ -16,17 +17,6 @@ from .vae import _in_all
 
 __all__ = ["ESTIMATORS", "draw", "each", "moments"]
 
-ESTIMATORS = (
-    "score",
-    "score_minus_one",
-    "leave_one_out",
-    "control_variate",
-    "reparameterisation",
-    "path",
-    "square",
-    "square_f",
-)
-SCORE, MINUS_ONE, LEAVE_ONE_OUT, CONTROL, REPARAMETERISATION, PATH, SQUARE, SQUARE_F = range(len(ESTIMATORS))
 WARPS = 16  # of a block that adds up samples, at most
 FEW = 4  # samples that a thread of it has before there are more threads
 

@@ -56,10 +56,10 @@ def quantile(kind, u):
 
 @shared
 def standard(kind, t):
-    """l(t), the log-density of the standard member, and psi = l'(t). Exponential: of t >= 0; uniform: of [0, 1]."""
+    """l(t), the log-density of the standard member, and psi = l'(t). Exponential: of t >= 0; uniform: where it is."""
     T = type(t)
     if kind == UNIFORM:
-        return T(0) if abs(t - T(0.5)) <= T(0.5) else T(-math.inf), T(0)
+        return T(0), T(0)
     if kind == EXPONENTIAL:
         return -t if t >= T(0) else T(-math.inf), T(-1)
     if kind == LAPLACE:
@@ -92,6 +92,28 @@ def weibull(z, scale, log_scale, k):
     rest = T(1) - w
     l = log(k) + (a - x) - log_scale - w
     return l if z > T(0) else T(-math.inf), ratio((k - T(1)) - k * w, z), -k * rest, T(1) + rest * a, x
+
+
+@shared
+def sample(kind, u, loc, scale, shape):
+    """z from base noise u; shape is k of Weibull, and where the uniform distribution ends."""
+    T = type(u)
+    t = quantile(kind, u)
+    if kind == WEIBULL:
+        return scale * exp(log(t) * ratio(T(1), shape))
+    z = loc + scale * t
+    return min(z, shape) if kind == UNIFORM else z
+
+
+@shared
+def log_density(kind, z, loc, scale, log_scale, shape):
+    """log q(z); arguments as of `sample`."""
+    T = type(z)
+    if kind == WEIBULL:
+        return weibull(z, scale, log_scale, shape)[0]
+    if kind == UNIFORM:  # by z itself, which rounding does not take out of the support
+        return -log_scale if loc <= z <= shape else T(-math.inf)
+    return standard(kind, (z - loc) * (T(1) / scale))[0] - log_scale
 
 
 @shared

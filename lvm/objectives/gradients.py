@@ -46,7 +46,8 @@ class Sums:
 
     def __init__(self, k: Any, kind: str, D: int, P: int, estimators: Any, log_p: Any, T: Any, threaded: bool) -> None:
         self.k, self.D, self.P, self.log_p, self.T, self.threaded = k, D, P, log_p, np.dtype(T), threaded
-        self.kind, self.which = k.distributions.KINDS.index(kind), k.put(np.array(places(k, estimators), np.int64))
+        self.kind = k.distributions.KINDS.index(kind)
+        self.which = k.put(np.array([k.gradients.ESTIMATORS.index(name) for name in estimators], np.int64))
         self.E, self.mixture, self.normal = len(estimators), kind == "mixture", kind in ("normal", "full")
         self.size = max(64, min(SAMPLES, NUMBERS // P // 64 * 64))
 
@@ -93,12 +94,14 @@ class Bound:
     """The bound for `fit.stochastic`: q's parameters, by their names, and perhaps the model's own, "theta".
 
     tabled: {name: array} -> the kernels' table. log_joint(z, theta) gives log p (n,), its slopes in z as for `Sums`,
-    and in theta (n, *shape) or None. n_samples of a step, `steps` of an epoch."""
+    and in theta (n, *shape) or None. check: called with the Moments of each step. n_samples of a step, `steps` of an
+    epoch."""
 
-    def __init__(self, k, kind, D, P, tabled, log_joint, estimator, n_samples, steps, seed, parameters):
+    def __init__(self, k, kind, D, P, tabled, log_joint, check, estimator, n_samples, steps, seed, parameters):
         fitted = FIT if estimator == "control_variate" else ()
         self.sums = Sums(k, kind, D, P, (estimator, *fitted), self._log_p, float, False)
-        self.tabled, self.log_joint, self.n, self.steps, self.seed = tabled, log_joint, n_samples, steps, seed
+        self.tabled, self.log_joint, self.check = tabled, log_joint, check
+        self.n, self.steps, self.seed = n_samples, steps, seed
         self.parameters, self.fitted, self.c = parameters, bool(fitted), np.zeros(P)
         self.fit = np.zeros((2, P))
         self.slopes: list[np.ndarray] = []
@@ -117,6 +120,7 @@ class Bound:
         """The gradient of minus the bound, at the parameters as they are."""
         p, self.slopes = self.parameters, []
         m = self.sums.all(self.tabled(p.views), self.c, self.n, self.seed, int(counter[0]) % 2**32)
+        self.check(m)
         at = 0
         for name, g in p.gradients.items():
             if name == "theta":
@@ -137,8 +141,3 @@ class Bound:
         self.mean_theta = self.path
         self._begin()
         return found
-
-
-def places(k, estimators):
-    """The estimators as the kernels number them."""
-    return [k.gradients.ESTIMATORS.index(name) for name in estimators]
