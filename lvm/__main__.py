@@ -137,6 +137,18 @@ def _fit_q(X):
     return SimpleNamespace(fit=fit, score=lambda X: fit.lower_bound / len(X))
 
 
+def _annealed(X):
+    from types import SimpleNamespace
+
+    from . import evidence
+    from .distributions import Normal
+
+    log_joint, prior = _line(X)[0], Normal([0.0, 0.0], 1.0)
+    found = evidence.annealed(log_joint, prior, 32, 200, random_state=0)
+    bounds = evidence.bounds(log_joint, prior, (1, 10, 100), 1000, random_state=0)
+    return SimpleNamespace(found=found, bounds=bounds, score=lambda X: found.log_z / len(X))
+
+
 def _ripley(n, rng):
     """Two classes, each from two Gaussians (Ripley 1996)."""
     import numpy as np
@@ -368,6 +380,18 @@ def _lines(figure, model, X):
     right.legend(fontsize="small", frameon=False)
 
 
+def _levels(figure, model, X):
+    """How near samples of the prior come to log p(y), so many together, and annealed chains that begin with them."""
+    from . import plotting
+
+    ax = figure.subplots()
+    ax.errorbar(model.bounds.k, model.bounds.bound, model.bounds.error, fmt="o-", label="samples of the prior")
+    label = f"{model.found.n_chains} annealed chains"
+    ax.axhline(model.found.log_z, color=plotting.COLOURS[1], label=label)
+    ax.set(xscale="log", xlabel="samples that share a bound", ylabel="log p(y), nats")
+    ax.legend(fontsize="small", frameon=False)
+
+
 def _images(figure, model, X):
     from . import plotting
 
@@ -414,6 +438,7 @@ DEMO = [
     # a line for the wait given the eruption, log p(y) in closed form
     ("gradients.compare", "faithful", _compare, _variances, -166.89581475 / 272),
     ("gradients.fit_q", "faithful", _fit_q, _lines, _Least(-0.62)),
+    ("evidence.annealed", "faithful", _annealed, _levels, _Least(-0.614)),
 ]
 NEAR = 1e-8  # a score this near to its reference meets it; the references are given to about 1e-10 a row
 

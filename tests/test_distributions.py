@@ -1,5 +1,6 @@
 """Distributions against scipy.stats, quadrature, mpmath and the reference's complex steps."""
 
+import itertools
 import re
 
 import mpmath
@@ -677,3 +678,28 @@ def test_a_covariance_has_its_factor():
     q = D.MultivariateNormal.from_covariance(MEAN, S)
     assert_allclose(q.factor, FACTOR, rtol=1e-13, atol=1e-15)
     assert_allclose(q.covariance, S, rtol=1e-13)
+
+
+def test_ends_of_a_uniform_are_those_given():
+    """0.1 - -0.3 + -0.3 is not 0.1."""
+    q = D.Uniform(-0.3, 0.1)
+    assert_array_equal(q.high, [0.1])
+    assert_allclose(q.kl(D.Uniform(-0.5, 0.1)), np.log(1.5), rtol=1e-14)
+    for low, width in itertools.product([0.0, 100.0, -1e6], [1.15, 1 / 3, 49.0]):
+        q = D.Uniform(low, low + width)
+        ends = np.array([[low], [low + width]])
+        assert np.isfinite(q.log_prob(ends)).all()
+        assert np.isneginf(q.log_prob(ends + [[-1e-9], [1e-9]])).all()
+        assert np.isfinite(q.log_prob(q.transform([[2.0**-53], [1 - 2.0**-53]]))).all()
+
+
+def test_a_distribution_is_a_target():
+    q = D.Normal([0.0, 1.0], 2.0)
+    z = q.sample(5, 0)
+    log_p, slope = q(z)
+    assert_array_equal(log_p, q.log_prob(z))
+    assert_array_equal(slope, q.log_prob_gradients(z)[0])
+
+
+def test_a_covariance_is_symmetric_to_rounding():
+    assert D.MultivariateNormal.from_covariance([0.0, 0.0], [[1.0, 1e-17], [0.0, 1.0]]).n_features == 2

@@ -5,6 +5,7 @@ import functools
 import math
 import re
 import tracemalloc
+from types import SimpleNamespace
 
 import mpmath
 import numba
@@ -18,6 +19,7 @@ from scipy.special import expit, logsumexp
 from scipy.stats import multivariate_normal, norm
 
 import lvm
+from lvm import evidence
 from lvm.distributions import Normal
 from lvm.estimator import NotFittedError, NumericalError
 from lvm.evidence import (
@@ -923,3 +925,24 @@ def test_a_report_prints_what_it_is():
         "ESS        3.2 of 50 at worst\n"
         "k-hat      0.75 at worst, above 0.7 in 12.5%"
     )
+
+
+def test_what_is_no_distribution_is_told():
+    fit = SimpleNamespace(q=Normal(0.0, 1.0))
+    log_p = lambda z: (-0.5 * z[:, 0] ** 2, -z)
+    with pytest.raises(TypeError, match=r"q must be a distribution of lvm\.distributions, got SimpleNamespace"):
+        evidence.sampled(log_p, fit)
+    with pytest.raises(TypeError, match="prior must be a distribution"):
+        evidence.naive_monte_carlo(log_p, 3)
+    with pytest.raises(TypeError, match="start must be a distribution"):
+        evidence.annealed(log_p, lvm.PlanarFlow(2))
+    with pytest.raises(TypeError, match=r"log_joint must be callable, .* got int"):
+        evidence.annealed(3, fit.q)
+
+
+def test_a_density_that_float64_cannot_square_ends_the_pilot():
+    with (
+        np.errstate(over="ignore"),
+        pytest.raises(NumericalError, match="log_joint varies over samples of start by more"),
+    ):
+        evidence.annealed(lambda z: (-1e200 * z[:, 0] ** 2, -2e200 * z), Normal(0.0, 1.0), random_state=0)

@@ -16,8 +16,9 @@ slopes h in z become -y' dF, J' y = h, J = dF/dz lower triangular. With n_kd = N
     in logits: -A_k before the first column             in m_kd: y_d w_kd n_kd - A_kd t_kd/s_kd
     in log s_kd: y_d w_kd n_kd (z_d - m_kd) - A_kd (t_kd² - 1)
 
-Letters: n samples, D columns, K components; kind, a place in KINDS, and its table: (D,4), loc, scale, log scale, shape;
-(D+1,D), mu and L; (K,2D+2), log w, sum of log s, m, s. All arrays of a call have one dtype.
+Letters: n samples, D columns, K components; kind, a place in KINDS, and its table: (D,4), loc, scale, log scale, and
+shape, or end of the uniform; (D+1,D), mu and L; (K,2D+2), log w, sum of log s, m, s. All arrays of a call have one
+dtype.
 """
 
 import functools
@@ -30,7 +31,7 @@ from .. import pool
 from ..jit import FAST, kernel
 from ..shared.distributions import EXPONENTIAL, FULL, KINDS, MIXTURE, WEIBULL, sample, standard, upper, weibull
 from ..shared.distributions import log_density as density
-from ..shared.scalar import exp, log
+from ..shared.scalar import exp, log, ratio
 
 __all__ = ["KINDS", "coordinates", "place", "slopes"]
 
@@ -310,14 +311,16 @@ def _mixture():
                 z, y, density = X[d, first + i], h[d, i], T(0)
                 for k in range(K):
                     scale = table[k, 2 + D + d]
-                    y += p[k, i] * (z - table[k, 2 + d]) / scale / scale
+                    y += ratio(
+                        ratio(p[k, i] * (z - table[k, 2 + d]), scale), scale
+                    )
                     density += a[K + 2 * (d * K + k), i]
                 y /= density
                 for k in range(K):
                     scale = table[k, 2 + D + d]
-                    t = (z - table[k, 2 + d]) / scale
+                    t = ratio(z - table[k, 2 + d], scale)
                     n_k = a[K + 2 * (d * K + k), i]
-                    p[K + k * D + d, i] = y * n_k - p[k, i] * t / scale
+                    p[K + k * D + d, i] = y * n_k - ratio(ratio(p[k, i] * (z - table[k, 2 + d]), scale), scale)
                     far = p[k, i] * (t * t - T(1)) if abs(p[k, i]) > T(0) else T(0)  # t² may be infinite
                     p[K + K * D + k * D + d, i] = (y * n_k * (z - table[k, 2 + d]) if n_k > T(0) else T(0)) - far
                     p[k, i] += y * a[K + 2 * (d * K + k) + 1, i]

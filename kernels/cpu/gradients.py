@@ -68,7 +68,8 @@ def _summer(kind):
             log_density(table, X, first, n, lq, a)
             for i in range(n):
                 f[first + i] = log_p[first + i] - lq[i]
-                total += f[first + i]
+        for i in range(N):  # a loop that also writes has two versions, of which memory decides which one runs
+            total += f[i]
         centre = T(total / N)
         square, total = 0.0, 0.0
         for i in range(N):

@@ -11,6 +11,7 @@ import math
 from .scalar import cos_sin, exp, log, log1p_small, log1p_unit, ratio, shared, tanh
 
 NORMAL, UNIFORM, EXPONENTIAL, LAPLACE, LOGISTIC, GUMBEL, WEIBULL, CAUCHY, FULL, MIXTURE = range(10)
+LOG_2, LOG_PI, HALF_LOG_2PI = math.log(2), math.log(math.pi), 0.5 * math.log(2 * math.pi)
 KINDS = (
     "normal",
     "uniform",
@@ -63,7 +64,7 @@ def standard(kind, t):
     if kind == EXPONENTIAL:
         return -t if t >= T(0) else T(-math.inf), T(-1)
     if kind == LAPLACE:
-        return -abs(t) - T(math.log(2)), T(-1) if t > T(0) else T(1) if t < T(0) else T(0)
+        return -abs(t) - T(LOG_2), T(-1) if t > T(0) else T(1) if t < T(0) else T(0)
     if kind == LOGISTIC:
         return -abs(t) - T(2) * log1p_unit(exp(-abs(t))), -tanh(T(0.5) * t)
     if kind == GUMBEL:
@@ -73,9 +74,9 @@ def standard(kind, t):
         far = abs(t) > T(1)  # t² may be beyond the largest number
         y = ratio(T(1), t) if far else t
         square = y * y
-        l = -T(math.log(math.pi)) - log1p_unit(square)
+        l = -T(LOG_PI) - log1p_unit(square)
         return l + (T(2) * log(abs(y)) if far else T(0)), ratio(T(-2) * y, T(1) + square)
-    return T(-0.5) * t * t - T(0.5 * math.log(2 * math.pi)), -t
+    return T(-0.5) * t * t - T(HALF_LOG_2PI), -t
 
 
 @shared
@@ -113,7 +114,7 @@ def log_density(kind, z, loc, scale, log_scale, shape):
         return weibull(z, scale, log_scale, shape)[0]
     if kind == UNIFORM:  # by z itself, which rounding does not take out of the support
         return -log_scale if loc <= z <= shape else T(-math.inf)
-    return standard(kind, (z - loc) * (T(1) / scale))[0] - log_scale
+    return standard(kind, (z - loc) * ratio(T(1), scale))[0] - log_scale
 
 
 @shared
