@@ -144,7 +144,7 @@ def _annealed(X):
     from .distributions import Normal
 
     log_joint, prior = _line(X)[0], Normal([0.0, 0.0], 1.0)
-    found = evidence.annealed(log_joint, prior, 32, 200, random_state=0)
+    found = evidence.annealed(log_joint, prior, 32, 300, random_state=0)
     bounds = evidence.bounds(log_joint, prior, (1, 10, 100), 1000, random_state=0)
     return SimpleNamespace(found=found, bounds=bounds, score=lambda X: found.log_z / len(X))
 
@@ -438,7 +438,7 @@ DEMO = [
     # a line for the wait given the eruption, log p(y) in closed form
     ("gradients.compare", "faithful", _compare, _variances, -166.89581475 / 272),
     ("gradients.fit_q", "faithful", _fit_q, _lines, _Least(-0.62)),
-    ("evidence.annealed", "faithful", _annealed, _levels, _Least(-0.614)),
+    ("evidence.annealed", "faithful", _annealed, _levels, _Least(-0.615)),
 ]
 NEAR = 1e-8  # a score this near to its reference meets it; the references are given to about 1e-10 a row
 

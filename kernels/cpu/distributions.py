@@ -311,9 +311,7 @@ def _mixture():
                 z, y, density = X[d, first + i], h[d, i], T(0)
                 for k in range(K):
                     scale = table[k, 2 + D + d]
-                    y += ratio(
-                        ratio(p[k, i] * (z - table[k, 2 + d]), scale), scale
-                    )
+                    y += ratio(ratio(p[k, i] * (z - table[k, 2 + d]), scale), scale)
                     density += a[K + 2 * (d * K + k), i]
                 y /= density
                 for k in range(K):
