@@ -327,7 +327,7 @@ def annealed(
     log_joint,
     start,
     n_chains=64,
-    n_temperatures=1000,
+    n_temperatures=3000,
     n_leapfrog=3,
     *,
     n_rows=None,
@@ -363,7 +363,7 @@ def annealed(
         The prior, or a q that was fitted. Where it is zero the posterior must be.
     n_chains : int, default 64
         For each row.
-    n_temperatures : int, default 1000
+    n_temperatures : int, default 3000
         T: 1 is plain importance sampling. They count for more than long moves do.
     n_leapfrog : int, default 3
         Gradients that a move takes, at most: as many as a draw from 1 to n_leapfrog says, or moves through a normal

@@ -50,6 +50,7 @@ NOT_FINITE = (
     "log p - log q, or a gradient, is not finite at a sample of {0!r}, or its square is not. Try a q of which samples "
     "and densities are neither 0 nor beyond what the dtype has."
 )
+ROUNDING = 1e-20  # of the largest variance: what is no more than rounding, squared
 CALLABLE = "{0} must be callable, log_p, gradient = {0}(z), got {1}."
 
 
@@ -100,12 +101,13 @@ class Comparison(NamedTuple):
     refused: dict[str, str]
 
     def __str__(self):
-        best = min(g.total_variance for g in self.gradients.values())
+        total = [g.total_variance for g in self.gradients.values()]
+        best = min(v if v > ROUNDING * max(total) else 0.0 for v in total)
         rows = [("estimator", "variance a sample", "times the least", "largest std. error")]
-        for name, g in self.gradients.items():
-            times = f"{g.total_variance / best:.3g}" if best > 0 else "1" if g.total_variance == best else "inf"
+        for (name, g), v in zip(self.gradients.items(), total):
+            times = f"{v / best:.3g}" if best > 0 else "1" if v <= ROUNDING * max(total) else "inf"
             largest = max(float(e.max()) for e in g.error.values())
-            rows.append((name, f"{g.total_variance:.4g}", times, f"{largest:.2g}"))
+            rows.append((name, f"{v:.4g}", times, f"{largest:.2g}"))
         widths = [max(map(len, column)) for column in zip(*rows)]
         lines = [
             "  ".join(x.ljust(w) if i == 0 else x.rjust(w) for i, (x, w) in enumerate(zip(r, widths))) for r in rows
